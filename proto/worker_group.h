@@ -1,0 +1,98 @@
+// The workers, as the coordinator sees them: N workers that step together. This is the only place where coordinator and
+// workers meet. The implementation in one process is worker/local_worker_group.h; a remote one speaks the same calls.
+//
+// Threads: Step, OpenSequence, CloseSequence and CommitContext come from one thread at a time (the engine's); the other
+// calls may come from any thread at any time.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "proto/base/ids.h"
+#include "proto/base/result.h"
+#include "proto/context_manifest.h"
+#include "proto/kv_policy.h"
+#include "proto/step_plan.h"
+
+namespace varve {
+
+struct ModelDescription {
+  std::string name;             // last component of the model directory
+  std::string architecture;     // for example "LlamaForCausalLM"
+  int32_t vocab_size = 0;
+  int64_t max_positions = 0;    // longest sequence that the model takes
+  int32_t num_layers = 0;
+  uint64_t model_hash = 0;      // of config and weights
+  uint64_t weight_bytes = 0;
+};
+
+struct OpenSequenceOptions {
+  // A request on a context: reads the context's first `base_tokens` tokens, writes its own private, transient tail.
+  std::optional<ContextId> base;
+  int64_t base_tokens = 0;
+  // An ingest: the sequence IS the context `context`, whose committed tokens it continues. Excludes `base`.
+  std::optional<ContextId> context;
+  KvPolicy policy;  // of the private tail; a context's own policy rules its pages
+};
+
+struct TierBytes {
+  uint64_t used = 0;
+  uint64_t budget = 0;  // 0: unlimited
+};
+
+struct ContextUsage {
+  ContextId id;
+  int64_t num_pages = 0;         // sealed pages, over all layers and workers
+  uint64_t host_bytes = 0;       // bytes of them that are resident
+  uint64_t disk_bytes = 0;       // bytes written for pages and tail
+  uint64_t bf16_bytes = 0;       // the same tokens and layers in bf16
+};
+
+struct WorkerStats {
+  TierBytes host;
+  TierBytes disk;
+  int64_t num_pages = 0;
+  uint64_t page_reads_host = 0;   // pages attended from the host tier
+  uint64_t page_reads_disk = 0;   // pages fetched from disk
+  uint64_t disk_bytes_read = 0;
+  uint64_t disk_bytes_written = 0;
+  uint64_t pages_sealed = 0;
+  uint64_t checksum_failures = 0;
+  double disk_read_seconds = 0;
+  double disk_write_seconds = 0;
+};
+
+class WorkerGroup {
+ public:
+  virtual ~WorkerGroup() = default;
+
+  virtual int num_workers() const = 0;
+  virtual const ModelDescription& model() const = 0;
+
+  // Runs one step on every worker. An Error means that no sequence of the plan can go on (a worker is lost).
+  virtual Result<StepResult> Step(const StepPlan& plan) = 0;
+
+  virtual Result<void> OpenSequence(SequenceId sequence, const OpenSequenceOptions& options) = 0;
+  // Frees a request's tail. Closing an ingest drops what was not committed.
+  virtual Result<void> CloseSequence(SequenceId sequence) = 0;
+
+  // Registers an empty context; nothing is durable before its first commit.
+  virtual Result<void> CreateContext(const ContextManifest& manifest) = 0;
+  // Makes the context durable up to manifest.num_tokens: pages first, then the manifest, on every worker (prepare on all,
+  // then commit on all). `sequence` is its open ingest. After success the context survives kill -9 and power loss.
+  virtual Result<void> CommitContext(SequenceId sequence, const ContextManifest& manifest,
+                                     const ContextAppend& append) = 0;
+  virtual Result<void> DeleteContext(ContextId context) = 0;
+  // The committed contexts, after recovery.
+  virtual Result<std::vector<ContextManifest>> ListContexts() = 0;
+  // The text or the token ids that the context was made from.
+  virtual Result<std::string> ReadContextText(ContextId context) = 0;
+  virtual Result<std::vector<int32_t>> ReadContextTokens(ContextId context) = 0;
+
+  virtual Result<ContextUsage> GetContextUsage(ContextId context) = 0;
+  virtual std::vector<WorkerStats> Stats() = 0;  // one per worker
+};
+
+}  // namespace varve
