@@ -1,0 +1,91 @@
+// The disk tier of one process: RocksDB. Shared by the process's workers, so that contexts can be reopened with another
+// number of workers.
+//
+// Column families: `pages` (sealed pages of contexts, BlobDB: large immutable values that compaction must not rewrite),
+// `tails` (unsealed tails, by version), `manifests`, `text` (text and token ids by commit), `scratch` (sealed pages of
+// private tails that did not fit host memory; emptied at every start).
+//
+// Durability, in one table:
+//   sealed page     written once, no write-ahead log; durable when the memtable is flushed, which CommitManifest does first
+//   tail, text      likewise
+//   manifest        write-ahead log, synced by CommitManifest; before that call returns, nothing of the version counts
+//
+// Threads: every call may come from any thread. Reads are asynchronous and batched.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <future>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "proto/base/file.h"
+#include "proto/base/ids.h"
+#include "proto/base/result.h"
+#include "proto/context_manifest.h"
+#include "proto/worker_group.h"
+
+namespace varve {
+
+struct DiskTierOptions {
+  std::string directory;       // created if missing; locked against a second process
+  uint64_t budget_bytes = 0;   // 0: unlimited. Counts the bytes of live values and their keys
+  uint64_t memory_bytes = 64ull << 20;  // RocksDB's own memory: block cache and memtables, all column families together
+  int num_io_threads = 2;
+};
+
+// Names one record. Ordered so that the pages of one layer of a context lie together.
+struct PageKey {
+  enum class Space : uint8_t { kContext = 1, kScratch = 2 };
+  Space space = Space::kContext;
+  uint64_t owner = 0;      // ContextId, or SequenceId for scratch
+  uint16_t first_layer = 0;  // layer range [first_layer, last_layer]: cold records may span several layers
+  uint16_t last_layer = 0;
+  uint64_t page = 0;
+
+  bool operator==(const PageKey&) const = default;
+};
+
+class DiskTier {
+ public:
+  // Errors: kDataDirLocked, kVersionSkew (the directory's format version is not this build's), kIoError.
+  static Result<std::unique_ptr<DiskTier>> Open(const DiskTierOptions& options);
+  virtual ~DiskTier() = default;
+
+  // Queues a batch of records; `records[i]` are complete page records (kvstore/page_format.h). Copies.
+  virtual Result<void> PutPages(std::span<const PageKey> keys, std::span<const std::span<const std::byte>> records) = 0;
+  // Reads a batch. The future's vector has one entry per key, in order; a missing record is an empty vector. The records'
+  // checksums are the reader's to verify.
+  virtual std::future<Result<std::vector<std::vector<std::byte>>>> GetPages(std::vector<PageKey> keys) = 0;
+  virtual Result<void> DeletePages(std::span<const PageKey> keys) = 0;
+
+  // The unsealed tail of one worker's part of a context at a version.
+  virtual Result<void> PutTail(ContextId context, uint64_t version, const PageKey& key, std::span<const std::byte> record) = 0;
+  virtual Result<std::vector<std::pair<PageKey, std::vector<std::byte>>>> GetTails(ContextId context, uint64_t version) = 0;
+
+  // Flushes pages, tails and text, then writes and syncs the manifest: the commit point.
+  virtual Result<void> CommitManifest(const ContextManifest& manifest, const ContextAppend& append) = 0;
+  // Deletes what only versions before `version` needed.
+  virtual Result<void> DropOlderVersions(ContextId context, uint64_t version) = 0;
+  virtual Result<std::vector<ContextManifest>> ListManifests() = 0;  // newest version of each context
+  virtual Result<std::string> ReadText(ContextId context) = 0;
+  virtual Result<std::vector<int32_t>> ReadTokens(ContextId context) = 0;
+  // Deletes the manifest first (synced), then everything else of the context.
+  virtual Result<void> DeleteContext(ContextId context) = 0;
+  virtual Result<void> DeleteScratch(SequenceId sequence) = 0;
+  // Pages of a context that are on disk: their keys, in key order (recovery, damage scans).
+  virtual Result<std::vector<PageKey>> ListPages(ContextId context) = 0;
+
+  struct Stats {
+    TierBytes bytes;
+    uint64_t bytes_read = 0;
+    uint64_t bytes_written = 0;  // payload handed to PutPages and PutTail
+    double read_seconds = 0;
+    double write_seconds = 0;
+  };
+  virtual Stats GetStats() const = 0;
+};
+
+}  // namespace varve
