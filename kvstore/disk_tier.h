@@ -1,14 +1,15 @@
-// The disk tier of one process: RocksDB. Shared by the process's workers, so that contexts can be reopened with another
-// number of workers.
+// The disk tier of one process: RocksDB. Shared by the process's workers, so that contexts can be
+// reopened with another number of workers.
 //
-// Column families: `pages` (sealed pages of contexts, BlobDB: large immutable values that compaction must not rewrite),
-// `tails` (unsealed tails, by version), `manifests`, `text` (text and token ids by commit), `scratch` (sealed pages of
-// private tails that did not fit host memory; emptied at every start).
+// Column families: `pages` (sealed pages of contexts, BlobDB: large immutable values that
+// compaction must not rewrite), `tails` (unsealed tails, by version), `manifests`, `text` (text and
+// token ids by commit), `scratch` (sealed pages of private tails that did not fit host memory;
+// emptied at every start).
 //
 // Durability, in one table:
-//   sealed page     written once, no write-ahead log; durable when the memtable is flushed, which CommitManifest does first
-//   tail, text      likewise
-//   manifest        write-ahead log, synced by CommitManifest; before that call returns, nothing of the version counts
+//   sealed page     written once, no write-ahead log; durable when the memtable is flushed, which
+//   CommitManifest does first tail, text      likewise manifest        write-ahead log, synced by
+//   CommitManifest; before that call returns, nothing of the version counts
 //
 // Threads: every call may come from any thread. Reads are asynchronous and batched.
 #pragma once
@@ -30,9 +31,10 @@
 namespace varve {
 
 struct DiskTierOptions {
-  std::string directory;       // created if missing; locked against a second process
-  uint64_t budget_bytes = 0;   // 0: unlimited. Counts the bytes of live values and their keys
-  uint64_t memory_bytes = 64ull << 20;  // RocksDB's own memory: block cache and memtables, all column families together
+  std::string directory;      // created if missing; locked against a second process
+  uint64_t budget_bytes = 0;  // 0: unlimited. Counts the bytes of live values and their keys
+  uint64_t memory_bytes =
+      64ull << 20;  // RocksDB's own memory: block cache and memtables, all column families together
   int num_io_threads = 2;
 };
 
@@ -40,8 +42,9 @@ struct DiskTierOptions {
 struct PageKey {
   enum class Space : uint8_t { kContext = 1, kScratch = 2 };
   Space space = Space::kContext;
-  uint64_t owner = 0;      // ContextId, or SequenceId for scratch
-  uint16_t first_layer = 0;  // layer range [first_layer, last_layer]: cold records may span several layers
+  uint64_t owner = 0;  // ContextId, or SequenceId for scratch
+  uint16_t first_layer =
+      0;  // layer range [first_layer, last_layer]: cold records may span several layers
   uint16_t last_layer = 0;
   uint64_t page = 0;
 
@@ -50,26 +53,37 @@ struct PageKey {
 
 class DiskTier {
  public:
-  // Errors: kDataDirLocked, kVersionSkew (the directory's format version is not this build's), kIoError.
+  // Errors: kDataDirLocked, kVersionSkew (the directory's format version is not this build's),
+  // kIoError.
   static Result<std::unique_ptr<DiskTier>> Open(const DiskTierOptions& options);
   virtual ~DiskTier() = default;
 
-  // Queues a batch of records; `records[i]` are complete page records (kvstore/page_format.h). Copies.
-  virtual Result<void> PutPages(std::span<const PageKey> keys, std::span<const std::span<const std::byte>> records) = 0;
-  // Reads a batch. The future's vector has one entry per key, in order; a missing record is an empty vector. The records'
-  // checksums are the reader's to verify.
-  virtual std::future<Result<std::vector<std::vector<std::byte>>>> GetPages(std::vector<PageKey> keys) = 0;
+  // Queues a batch of records; `records[i]` are complete page records (kvstore/page_format.h).
+  // Copies.
+  virtual Result<void> PutPages(std::span<const PageKey> keys,
+                                std::span<const std::span<const std::byte>> records) = 0;
+  // Reads a batch. The future's vector has one entry per key, in order; a missing record is an
+  // empty vector. The records' checksums are the reader's to verify.
+  virtual std::future<Result<std::vector<std::vector<std::byte>>>> GetPages(
+      std::vector<PageKey> keys) = 0;
   virtual Result<void> DeletePages(std::span<const PageKey> keys) = 0;
 
   // The unsealed tail of one worker's part of a context at a version.
-  virtual Result<void> PutTail(ContextId context, uint64_t version, const PageKey& key, std::span<const std::byte> record) = 0;
-  virtual Result<std::vector<std::pair<PageKey, std::vector<std::byte>>>> GetTails(ContextId context, uint64_t version) = 0;
+  virtual Result<void> PutTail(ContextId context,
+                               uint64_t version,
+                               const PageKey& key,
+                               std::span<const std::byte> record) = 0;
+  virtual Result<std::vector<std::pair<PageKey, std::vector<std::byte>>>> GetTails(
+      ContextId context,
+      uint64_t version) = 0;
 
   // Flushes pages, tails and text, then writes and syncs the manifest: the commit point.
-  virtual Result<void> CommitManifest(const ContextManifest& manifest, const ContextAppend& append) = 0;
+  virtual Result<void> CommitManifest(const ContextManifest& manifest,
+                                      const ContextAppend& append) = 0;
   // Deletes what only versions before `version` needed.
   virtual Result<void> DropOlderVersions(ContextId context, uint64_t version) = 0;
-  virtual Result<std::vector<ContextManifest>> ListManifests() = 0;  // newest version of each context
+  virtual Result<std::vector<ContextManifest>>
+  ListManifests() = 0;  // newest version of each context
   virtual Result<std::string> ReadText(ContextId context) = 0;
   virtual Result<std::vector<int32_t>> ReadTokens(ContextId context) = 0;
   // Deletes the manifest first (synced), then everything else of the context.

@@ -9,13 +9,15 @@ namespace varve {
 struct KvGeometry {
   int32_t num_kv_heads = 0;
   int32_t head_dim = 0;
-  // Per layer: 0 for a global layer; W > 0 for a sliding-window layer, where the query at position p sees (p - W, p].
+  // Per layer: 0 for a global layer; W > 0 for a sliding-window layer, where the query at position
+  // p sees (p - W, p].
   std::vector<int64_t> layer_windows;  // [num_layers]
 
   int32_t num_layers() const { return static_cast<int32_t>(layer_windows.size()); }
 };
 
-// Which worker of how many: page p of a context belongs to worker (p + offset(context)) mod num_workers.
+// Which worker of how many: page p of a context belongs to worker (p + offset(context)) mod
+// num_workers.
 struct Shard {
   int32_t rank = 0;
   int32_t num_workers = 1;

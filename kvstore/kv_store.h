@@ -1,17 +1,19 @@
-// The KV of one worker: the pages of every open sequence and context that this worker owns, over the host tier and the
-// disk tier.
+// The KV of one worker: the pages of every open sequence and context that this worker owns, over
+// the host tier and the disk tier.
 //
-// A sequence's positions are cut into pages on a fixed grid, page p = positions [p * page_tokens, (p + 1) * page_tokens), and
-// this store keeps only the pages of its shard (Owns). The newest pages are unsealed: runs of an exact codec that grow in
-// place. A page is sealed when all its tokens are older than the recent window: encoded, checksummed, summarised, immutable;
-// pages of a context are written to disk once, when sealed. Host memory is a budget: sealed pages that are on disk may be
+// A sequence's positions are cut into pages on a fixed grid, page p = positions [p * page_tokens,
+// (p + 1) * page_tokens), and this store keeps only the pages of its shard (Owns). The newest pages
+// are unsealed: runs of an exact codec that grow in place. A page is sealed when all its tokens are
+// older than the recent window: encoded, checksummed, summarised, immutable; pages of a context are
+// written to disk once, when sealed. Host memory is a budget: sealed pages that are on disk may be
 // dropped from it at any time and are read back, batched and ahead of use, by PageCursor.
 //
-// A request reads a snapshot of a context (its first base_tokens tokens) and writes a private, transient tail behind it.
-// Sliding-window layers keep only the pages that the next position can still see.
+// A request reads a snapshot of a context (its first base_tokens tokens) and writes a private,
+// transient tail behind it. Sliding-window layers keep only the pages that the next position can
+// still see.
 //
-// Threads: one caller at a time (the worker's step). Disk reads and writes run on the DiskTier's own threads.
-// Next: kernels/attend.h (what is done with the views).
+// Threads: one caller at a time (the worker's step). Disk reads and writes run on the DiskTier's
+// own threads. Next: kernels/attend.h (what is done with the views).
 #pragma once
 
 #include <cstdint>
@@ -32,22 +34,26 @@ namespace varve {
 struct KvStoreOptions {
   KvGeometry geometry;
   Shard shard;
-  uint64_t host_budget_bytes = 0;  // everything this store holds in memory: tails, sealed pages, read buffers
+  uint64_t host_budget_bytes =
+      0;  // everything this store holds in memory: tails, sealed pages, read buffers
 };
 
-// Walks the pages of one (sequence, layer) in page order. "One way to read a page": checks, fetches and pins.
+// Walks the pages of one (sequence, layer) in page order. "One way to read a page": checks, fetches
+// and pins.
 class PageCursor {
  public:
-  // The next batch of views, in page order; empty at the end. Valid until the next call or the cursor's end. Pages that are
-  // not resident were requested one batch ahead, so that reading overlaps the attention over the batch before.
-  // Errors: kPageCorrupt (checksum), kPageMissing, kIoError, kBudgetExceeded.
+  // The next batch of views, in page order; empty at the end. Valid until the next call or the
+  // cursor's end. Pages that are not resident were requested one batch ahead, so that reading
+  // overlaps the attention over the batch before. Errors: kPageCorrupt (checksum), kPageMissing,
+  // kIoError, kBudgetExceeded.
   virtual Result<std::span<const KvView>> Next() = 0;
   virtual ~PageCursor() = default;
 };
 
 class KvStore {
  public:
-  // `disk` is shared by the workers of a process and outlives the store; null: nothing durable, nothing spills.
+  // `disk` is shared by the workers of a process and outlives the store; null: nothing durable,
+  // nothing spills.
   static Result<std::unique_ptr<KvStore>> Open(const KvStoreOptions& options, DiskTier* disk);
   virtual ~KvStore() = default;
 
@@ -58,38 +64,52 @@ class KvStore {
   // Frees a request's tail; an ingest falls back to its last committed state.
   virtual Result<void> CloseSequence(SequenceId sequence) = 0;
 
-  // Makes room for num_tokens tokens at first_position (which must be the sequence's length) in every layer, so that the step
-  // cannot fail half-way: kBudgetExceeded, kConflict (wrong position) or kNotFound here, before anything is computed.
-  virtual Result<void> BeginStep(SequenceId sequence, int64_t first_position, int32_t num_tokens) = 0;
-  // Stores the owned ones of the tokens at first_position.. in one layer. k, v: [num_tokens, num_kv_heads, head_dim],
-  // `token_stride` floats apart.
-  virtual void Append(SequenceId sequence, int32_t layer, int64_t first_position, int32_t num_tokens, const float* k,
-                      const float* v, size_t token_stride) = 0;
-  // The owned pages of `layer` that queries at positions [first_query, last_query] may see, the tokens appended in this
-  // step included.
-  virtual std::unique_ptr<PageCursor> Read(SequenceId sequence, int32_t layer, int64_t first_query,
+  // Makes room for num_tokens tokens at first_position (which must be the sequence's length) in
+  // every layer, so that the step cannot fail half-way: kBudgetExceeded, kConflict (wrong position)
+  // or kNotFound here, before anything is computed.
+  virtual Result<void> BeginStep(SequenceId sequence,
+                                 int64_t first_position,
+                                 int32_t num_tokens) = 0;
+  // Stores the owned ones of the tokens at first_position.. in one layer. k, v: [num_tokens,
+  // num_kv_heads, head_dim], `token_stride` floats apart.
+  virtual void Append(SequenceId sequence,
+                      int32_t layer,
+                      int64_t first_position,
+                      int32_t num_tokens,
+                      const float* k,
+                      const float* v,
+                      size_t token_stride) = 0;
+  // The owned pages of `layer` that queries at positions [first_query, last_query] may see, the
+  // tokens appended in this step included.
+  virtual std::unique_ptr<PageCursor> Read(SequenceId sequence,
+                                           int32_t layer,
+                                           int64_t first_query,
                                            int64_t last_query) = 0;
-  // The step is over: the sequence is num_tokens longer. Seals what became old, drops what no window reaches.
+  // The step is over: the sequence is num_tokens longer. Seals what became old, drops what no
+  // window reaches.
   virtual Result<void> EndStep(SequenceId sequence) = 0;
   // The step failed after BeginStep: forgets its tokens.
   virtual void AbortStep(SequenceId sequence) = 0;
 
   virtual int64_t SequenceLength(SequenceId sequence) const = 0;  // -1: not open
 
-  // Contexts. CreateContext and Recover register a context with this store (Recover: with its committed pages and tail, read
-  // from disk when first used). PrepareCommit writes this worker's unsealed tail of the open ingest `sequence` as part of
-  // `manifest.version`; the pages were written when sealed. After DiskTier::CommitManifest has made the version durable,
-  // FinishCommit lets go of what only the version before needed.
+  // Contexts. CreateContext and Recover register a context with this store (Recover: with its
+  // committed pages and tail, read from disk when first used). PrepareCommit writes this worker's
+  // unsealed tail of the open ingest `sequence` as part of `manifest.version`; the pages were
+  // written when sealed. After DiskTier::CommitManifest has made the version durable, FinishCommit
+  // lets go of what only the version before needed.
   virtual Result<void> CreateContext(const ContextManifest& manifest) = 0;
   virtual Result<void> RecoverContext(const ContextManifest& manifest) = 0;
   virtual Result<void> PrepareCommit(SequenceId sequence, const ContextManifest& manifest) = 0;
   virtual Result<void> FinishCommit(const ContextManifest& manifest) = 0;
-  // Forgets the context in memory and deletes this worker's pages from disk. kConflict while a sequence uses it.
+  // Forgets the context in memory and deletes this worker's pages from disk. kConflict while a
+  // sequence uses it.
   virtual Result<void> DeleteContext(ContextId context) = 0;
 
   virtual Result<ContextUsage> GetContextUsage(ContextId context) const = 0;
   virtual WorkerStats Stats() const = 0;  // thread-safe
-  // Every (context or sequence, layer, page) that this store holds, resident or not: for tests and diagnosis.
+  // Every (context or sequence, layer, page) that this store holds, resident or not: for tests and
+  // diagnosis.
   struct HeldPage {
     uint64_t owner = 0;  // context id, or sequence id for a private tail
     bool is_private = false;

@@ -1,5 +1,5 @@
-// One scheduler tick, as the coordinator hands it to the workers. A decode is a sequence with one token, a prefill chunk
-// is a sequence with many: there is one step function for both.
+// One scheduler tick, as the coordinator hands it to the workers. A decode is a sequence with one
+// token, a prefill chunk is a sequence with many: there is one step function for both.
 #pragma once
 
 #include <cstdint>
@@ -14,18 +14,19 @@ namespace varve {
 
 struct SamplingParams {
   float temperature = 0.0F;  // 0: greedy (the most likely token, the lowest id on ties)
-  float top_p = 1.0F;        // nucleus: smallest set of tokens whose probabilities reach top_p; in (0, 1]
-  uint64_t seed = 0;         // the draw at position p depends on (seed, p) only
+  float top_p = 1.0F;  // nucleus: smallest set of tokens whose probabilities reach top_p; in (0, 1]
+  uint64_t seed = 0;   // the draw at position p depends on (seed, p) only
 };
 
 struct SequenceWork {
   SequenceId sequence;
-  int64_t first_position = 0;       // position of tokens[0]; must equal the sequence's length (a check against lost steps)
-  std::vector<int32_t> tokens;      // not empty
-  bool sample = false;              // draw a token from the last position's logits
+  int64_t first_position =
+      0;  // position of tokens[0]; must equal the sequence's length (a check against lost steps)
+  std::vector<int32_t> tokens;  // not empty
+  bool sample = false;          // draw a token from the last position's logits
   SamplingParams sampling;
-  int32_t num_top_logprobs = 0;     // beside the drawn token's, when sample; at most 20
-  bool return_all_logits = false;   // logits of every token, for evaluation and tests
+  int32_t num_top_logprobs = 0;    // beside the drawn token's, when sample; at most 20
+  bool return_all_logits = false;  // logits of every token, for evaluation and tests
 };
 
 struct StepPlan {
@@ -44,7 +45,7 @@ struct SequenceResult {
   std::optional<TokenLogprob> sampled;
   std::vector<TokenLogprob> top_logprobs;  // most likely first
   std::vector<float> logits;               // [num_tokens, vocab_size] if return_all_logits
-  std::optional<Error> error;              // this sequence's step failed; it must be closed, the others go on
+  std::optional<Error> error;  // this sequence's step failed; it must be closed, the others go on
 };
 
 struct StepResult {

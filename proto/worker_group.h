@@ -1,8 +1,9 @@
-// The workers, as the coordinator sees them: N workers that step together. This is the only place where coordinator and
-// workers meet. The implementation in one process is worker/local_worker_group.h; a remote one speaks the same calls.
+// The workers, as the coordinator sees them: N workers that step together. This is the only place
+// where coordinator and workers meet. The implementation in one process is
+// worker/local_worker_group.h; a remote one speaks the same calls.
 //
-// Threads: Step, OpenSequence, CloseSequence and CommitContext come from one thread at a time (the engine's); the other
-// calls may come from any thread at any time.
+// Threads: Step, OpenSequence, CloseSequence and CommitContext come from one thread at a time (the
+// engine's); the other calls may come from any thread at any time.
 #pragma once
 
 #include <cstdint>
@@ -19,20 +20,22 @@
 namespace varve {
 
 struct ModelDescription {
-  std::string name;             // last component of the model directory
-  std::string architecture;     // for example "LlamaForCausalLM"
+  std::string name;          // last component of the model directory
+  std::string architecture;  // for example "LlamaForCausalLM"
   int32_t vocab_size = 0;
-  int64_t max_positions = 0;    // longest sequence that the model takes
+  int64_t max_positions = 0;  // longest sequence that the model takes
   int32_t num_layers = 0;
-  uint64_t model_hash = 0;      // of config and weights
+  uint64_t model_hash = 0;  // of config and weights
   uint64_t weight_bytes = 0;
 };
 
 struct OpenSequenceOptions {
-  // A request on a context: reads the context's first `base_tokens` tokens, writes its own private, transient tail.
+  // A request on a context: reads the context's first `base_tokens` tokens, writes its own private,
+  // transient tail.
   std::optional<ContextId> base;
   int64_t base_tokens = 0;
-  // An ingest: the sequence IS the context `context`, whose committed tokens it continues. Excludes `base`.
+  // An ingest: the sequence IS the context `context`, whose committed tokens it continues. Excludes
+  // `base`.
   std::optional<ContextId> context;
   KvPolicy policy;  // of the private tail; a context's own policy rules its pages
 };
@@ -44,18 +47,18 @@ struct TierBytes {
 
 struct ContextUsage {
   ContextId id;
-  int64_t num_pages = 0;         // sealed pages, over all layers and workers
-  uint64_t host_bytes = 0;       // bytes of them that are resident
-  uint64_t disk_bytes = 0;       // bytes written for pages and tail
-  uint64_t bf16_bytes = 0;       // the same tokens and layers in bf16
+  int64_t num_pages = 0;    // sealed pages, over all layers and workers
+  uint64_t host_bytes = 0;  // bytes of them that are resident
+  uint64_t disk_bytes = 0;  // bytes written for pages and tail
+  uint64_t bf16_bytes = 0;  // the same tokens and layers in bf16
 };
 
 struct WorkerStats {
   TierBytes host;
   TierBytes disk;
   int64_t num_pages = 0;
-  uint64_t page_reads_host = 0;   // pages attended from the host tier
-  uint64_t page_reads_disk = 0;   // pages fetched from disk
+  uint64_t page_reads_host = 0;  // pages attended from the host tier
+  uint64_t page_reads_disk = 0;  // pages fetched from disk
   uint64_t disk_bytes_read = 0;
   uint64_t disk_bytes_written = 0;
   uint64_t pages_sealed = 0;
@@ -71,7 +74,8 @@ class WorkerGroup {
   virtual int num_workers() const = 0;
   virtual const ModelDescription& model() const = 0;
 
-  // Runs one step on every worker. An Error means that no sequence of the plan can go on (a worker is lost).
+  // Runs one step on every worker. An Error means that no sequence of the plan can go on (a worker
+  // is lost).
   virtual Result<StepResult> Step(const StepPlan& plan) = 0;
 
   virtual Result<void> OpenSequence(SequenceId sequence, const OpenSequenceOptions& options) = 0;
@@ -80,9 +84,11 @@ class WorkerGroup {
 
   // Registers an empty context; nothing is durable before its first commit.
   virtual Result<void> CreateContext(const ContextManifest& manifest) = 0;
-  // Makes the context durable up to manifest.num_tokens: pages first, then the manifest, on every worker (prepare on all,
-  // then commit on all). `sequence` is its open ingest. After success the context survives kill -9 and power loss.
-  virtual Result<void> CommitContext(SequenceId sequence, const ContextManifest& manifest,
+  // Makes the context durable up to manifest.num_tokens: pages first, then the manifest, on every
+  // worker (prepare on all, then commit on all). `sequence` is its open ingest. After success the
+  // context survives kill -9 and power loss.
+  virtual Result<void> CommitContext(SequenceId sequence,
+                                     const ContextManifest& manifest,
                                      const ContextAppend& append) = 0;
   virtual Result<void> DeleteContext(ContextId context) = 0;
   // The committed contexts, after recovery.

@@ -1,5 +1,6 @@
-// Assertions for what must not happen. A failed check prints the place and the condition and aborts: it is a bug of
-// Varve, never of its input. VARVE_CHECK stays on in release builds; VARVE_DCHECK is for hot loops and is off there.
+// Assertions for what must not happen. A failed check prints the place and the condition and
+// aborts: it is a bug of Varve, never of its input. VARVE_CHECK stays on in release builds;
+// VARVE_DCHECK is for hot loops and is off there.
 #pragma once
 
 namespace varve {

@@ -13,7 +13,8 @@ Result<void> MakeDirectories(const std::string& path) {
   std::error_code failure;
   std::filesystem::create_directories(path, failure);
   if (failure) {
-    return Error{ErrorCode::kIoError, "cannot create the directory " + path + ": " + failure.message()};
+    return Error{ErrorCode::kIoError,
+                 "cannot create the directory " + path + ": " + failure.message()};
   }
   return {};
 }

@@ -46,8 +46,12 @@ void Hasher64::Update(std::string_view bytes) {
   XXH3_64bits_update(state_->xxh, bytes.data(), bytes.size());
 }
 
-uint64_t Hasher64::Digest() const { return XXH3_64bits_digest(state_->xxh); }
+uint64_t Hasher64::Digest() const {
+  return XXH3_64bits_digest(state_->xxh);
+}
 
-std::string HashToHex(uint64_t hash) { return fmt::format("{:016x}", hash); }
+std::string HashToHex(uint64_t hash) {
+  return fmt::format("{:016x}", hash);
+}
 
 }  // namespace varve

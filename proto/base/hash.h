@@ -1,5 +1,6 @@
-// The one hash of Varve: XXH3-64, for page checksums, for model, tokenizer and codec-table identity, and for text prefixes.
-// It detects damage and mix-ups; it is no defence against an attacker who forges bytes.
+// The one hash of Varve: XXH3-64, for page checksums, for model, tokenizer and codec-table
+// identity, and for text prefixes. It detects damage and mix-ups; it is no defence against an
+// attacker who forges bytes.
 #pragma once
 
 #include <cstddef>

@@ -1,12 +1,12 @@
+#include <cerrno>
+#include <cstring>
+
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
 
 #include "proto/base/file.h"
 
@@ -148,7 +148,8 @@ Result<std::unique_ptr<FileLock>> FileLock::Acquire(const std::string& path) {
     char holder[32] = {};
     const ssize_t got = ::pread(fd.get(), holder, sizeof(holder) - 1, 0);
     return Error{ErrorCode::kDataDirLocked,
-                 fmt::format("{} is in use by process {}; stop it or choose another data directory", path,
+                 fmt::format("{} is in use by process {}; stop it or choose another data directory",
+                             path,
                              got > 0 ? holder : "(unknown)")};
   }
   const std::string pid = std::to_string(::getpid());

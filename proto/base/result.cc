@@ -28,10 +28,18 @@ const CodeRow& RowOf(ErrorCode code) {
 
 }  // namespace
 
-std::string_view ErrorName(ErrorCode code) { return RowOf(code).name; }
-int HttpStatus(ErrorCode code) { return RowOf(code).http_status; }
-bool IsRetryable(ErrorCode code) { return RowOf(code).retryable; }
+std::string_view ErrorName(ErrorCode code) {
+  return RowOf(code).name;
+}
+int HttpStatus(ErrorCode code) {
+  return RowOf(code).http_status;
+}
+bool IsRetryable(ErrorCode code) {
+  return RowOf(code).retryable;
+}
 
-std::string Error::ToString() const { return std::string(ErrorName(code)) + ": " + message; }
+std::string Error::ToString() const {
+  return std::string(ErrorName(code)) + ": " + message;
+}
 
 }  // namespace varve

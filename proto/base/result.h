@@ -1,7 +1,8 @@
-// Result<T>: a value or an Error, for what may happen (bad input, full disk, lost peer). What must not happen is
-// VARVE_CHECK's business (check.h). No exception crosses a folder of this project.
+// Result<T>: a value or an Error, for what may happen (bad input, full disk, lost peer). What must
+// not happen is VARVE_CHECK's business (check.h). No exception crosses a folder of this project.
 //
-// The member names are those of std::expected, which gcc 12 lacks in C++20, so that a later swap is a rename of nothing.
+// The member names are those of std::expected, which gcc 12 lacks in C++20, so that a later swap is
+// a rename of nothing.
 #pragma once
 
 #include <optional>
@@ -36,8 +37,10 @@ struct Error {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT(google-explicit-constructor)
-  Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT(google-explicit-constructor)
+  Result(T value)
+      : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT(google-explicit-constructor)
+  Result(Error error)
+      : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT(google-explicit-constructor)
 
   bool has_value() const { return state_.index() == 0; }
   explicit operator bool() const { return has_value(); }
@@ -102,19 +105,19 @@ class [[nodiscard]] Result<void> {
 }  // namespace varve
 
 // Returns the error of `expression` (a Result of any type) from the enclosing function.
-#define VARVE_RETURN_IF_ERROR(expression)                       \
-  do {                                                          \
-    if (auto varve_result = (expression); !varve_result) {      \
-      return std::move(varve_result).error();                   \
-    }                                                           \
+#define VARVE_RETURN_IF_ERROR(expression)                  \
+  do {                                                     \
+    if (auto varve_result = (expression); !varve_result) { \
+      return std::move(varve_result).error();              \
+    }                                                      \
   } while (false)
 
 // VARVE_TRY(auto page, store.Get(id)): declares or assigns the value, or returns the error.
 #define VARVE_TRY(target, expression) VARVE_TRY_IMPL_(target, expression, __LINE__)
 #define VARVE_TRY_IMPL_(target, expression, line) VARVE_TRY_IMPL2_(target, expression, line)
-#define VARVE_TRY_IMPL2_(target, expression, line)           \
-  auto varve_try_##line = (expression);                      \
-  if (!varve_try_##line) {                                   \
-    return std::move(varve_try_##line).error();              \
-  }                                                          \
+#define VARVE_TRY_IMPL2_(target, expression, line) \
+  auto varve_try_##line = (expression);            \
+  if (!varve_try_##line) {                         \
+    return std::move(varve_try_##line).error();    \
+  }                                                \
   target = std::move(varve_try_##line).value()

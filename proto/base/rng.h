@@ -1,5 +1,6 @@
-// The seam to randomness: a small counter-based generator. The same seed and counter give the same number on every
-// machine, so a step can be repeated, split over workers or resumed without carrying generator state.
+// The seam to randomness: a small counter-based generator. The same seed and counter give the same
+// number on every machine, so a step can be repeated, split over workers or resumed without
+// carrying generator state.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,8 @@ constexpr uint64_t Mix64(uint64_t x) {
 
 class Rng {
  public:
-  explicit constexpr Rng(uint64_t seed, uint64_t stream = 0) : state_(Mix64(seed) ^ Mix64(stream + 1)) {}
+  explicit constexpr Rng(uint64_t seed, uint64_t stream = 0)
+      : state_(Mix64(seed) ^ Mix64(stream + 1)) {}
 
   constexpr uint64_t Next() { return Mix64(state_ += 0x9e3779b97f4a7c15ULL); }
   // Uniform in [0, 1).

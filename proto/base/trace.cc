@@ -49,9 +49,9 @@ std::vector<TraceEvent> StopTrace() {
   internal::trace_enabled = false;
   Recorder& recorder = TheRecorder();
   const std::lock_guard lock(recorder.mutex);
-  std::sort(recorder.events.begin(), recorder.events.end(), [](const TraceEvent& a, const TraceEvent& b) {
-    return a.begin_order < b.begin_order;
-  });
+  std::sort(recorder.events.begin(),
+            recorder.events.end(),
+            [](const TraceEvent& a, const TraceEvent& b) { return a.begin_order < b.begin_order; });
   return std::move(recorder.events);
 }
 

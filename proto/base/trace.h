@@ -1,7 +1,9 @@
-// Trace spans of one process: which part worked when. Off by default; then a span costs one relaxed load.
+// Trace spans of one process: which part worked when. Off by default; then a span costs one relaxed
+// load.
 //
-// The test that follows one token through the system records the spans and asserts their order, so that the reading path
-// of ARCHITECTURE.md cannot go stale. Span names are the file that does the work, for example "worker/step".
+// The test that follows one token through the system records the spans and asserts their order, so
+// that the reading path of ARCHITECTURE.md cannot go stale. Span names are the file that does the
+// work, for example "worker/step".
 #pragma once
 
 #include <atomic>
@@ -32,7 +34,8 @@ void TraceEnd(TraceEvent event);
 // Records the time from construction to destruction. `name` must be a string literal.
 class TraceSpan {
  public:
-  explicit TraceSpan(std::string_view name) : on_(internal::trace_enabled.load(std::memory_order_relaxed)) {
+  explicit TraceSpan(std::string_view name)
+      : on_(internal::trace_enabled.load(std::memory_order_relaxed)) {
     if (on_) {
       event_ = internal::TraceBegin(name);
     }

@@ -1,10 +1,10 @@
 #include "proto/base/units.h"
 
-#include <fmt/format.h>
-
 #include <array>
 #include <charconv>
 #include <cmath>
+
+#include <fmt/format.h>
 
 namespace varve {
 namespace {
@@ -12,7 +12,10 @@ namespace {
 constexpr std::string_view kPrefixes = "KMGT";
 
 // Parses "<number><K|M|G|T>[suffix]" with the given base per prefix step.
-Result<uint64_t> ParseScaled(std::string_view text, double step, std::string_view suffix, std::string_view example) {
+Result<uint64_t> ParseScaled(std::string_view text,
+                             double step,
+                             std::string_view suffix,
+                             std::string_view example) {
   const Error bad{ErrorCode::kInvalidArgument,
                   fmt::format("\"{}\" is not a size; write a number such as {}", text, example)};
   double number = 0;
@@ -26,7 +29,8 @@ Result<uint64_t> ParseScaled(std::string_view text, double step, std::string_vie
   }
   if (!unit.empty() && unit != "B") {
     const auto prefix = kPrefixes.find(static_cast<char>(std::toupper(unit.front())));
-    if (prefix == std::string_view::npos || (unit.size() > 1 && unit.substr(1) != suffix && unit.substr(1) != "B")) {
+    if (prefix == std::string_view::npos ||
+        (unit.size() > 1 && unit.substr(1) != suffix && unit.substr(1) != "B")) {
       return bad;
     }
     number *= std::pow(step, static_cast<double>(prefix + 1));
@@ -39,9 +43,13 @@ Result<uint64_t> ParseScaled(std::string_view text, double step, std::string_vie
 
 }  // namespace
 
-Result<uint64_t> ParseBytes(std::string_view text) { return ParseScaled(text, 1024.0, "iB", "64MiB or 1.5GiB"); }
+Result<uint64_t> ParseBytes(std::string_view text) {
+  return ParseScaled(text, 1024.0, "iB", "64MiB or 1.5GiB");
+}
 
-Result<uint64_t> ParseCount(std::string_view text) { return ParseScaled(text, 1000.0, "", "8192 or 10M"); }
+Result<uint64_t> ParseCount(std::string_view text) {
+  return ParseScaled(text, 1000.0, "", "8192 or 10M");
+}
 
 std::string FormatBytes(uint64_t bytes) {
   static constexpr std::array<std::string_view, 5> kUnits = {"B", "KiB", "MiB", "GiB", "TiB"};
@@ -52,7 +60,8 @@ std::string FormatBytes(uint64_t bytes) {
     ++unit;
   }
   return unit == 0 ? fmt::format("{} B", bytes)
-                   : fmt::format("{:.{}f} {}", value, value < 10 ? 2 : (value < 100 ? 1 : 0), kUnits[unit]);
+                   : fmt::format(
+                         "{:.{}f} {}", value, value < 10 ? 2 : (value < 100 ? 1 : 0), kUnits[unit]);
 }
 
 }  // namespace varve
