@@ -5,7 +5,6 @@ not find "look up what followed these tokens" from a random start in useful time
 local heads look 1, 2, 3 tokens back, global heads match "the token before" with the token itself and copy what they find.
 Everything after that is ordinary training.
 """
-import math
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +21,7 @@ START_AMPLITUDE = 1.3
 class Shape:
     vocab: int = 4096
     hidden: int = 256
-    inner: int = 640
+    inner: int = 384
     heads: int = 4
     kv_heads: int = 2
     head_dim: int = 64
@@ -79,15 +78,15 @@ class Attention(nn.Module):
     def repeat_kv(self, x: torch.Tensor) -> torch.Tensor:
         return x.repeat_interleave(self.shape.heads // self.shape.kv_heads, dim=1)
 
-    def output(self, o: torch.Tensor) -> torch.Tensor:
-        return self.o_proj(o.transpose(1, 2).flatten(2))
-
-    def forward(self, x):
-        q, (k, v) = self.queries(x), self.keys_values(x)
+    def heads(self, x: torch.Tensor, start: int = 0) -> torch.Tensor:
+        """What the heads found, side by side, before the output projection: [batch, tokens, heads * head_dim]."""
+        q, (k, v) = self.queries(x, start), self.keys_values(x, start)
         k, v = self.repeat_kv(k), self.repeat_kv(v)
         if self.is_local:
-            return self.output(windowed_attention(q, k, v, self.shape.window))
-        return self.output(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+            o = windowed_attention(q, k, v, self.shape.window)
+        else:
+            o = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return o.transpose(1, 2).flatten(2)
 
 
 def windowed_attention(q, k, v, window: int):
@@ -129,8 +128,11 @@ class Layer(nn.Module):
         self.input_layernorm, self.post_attention_layernorm = RmsNorm(shape), RmsNorm(shape)
         self.self_attn, self.mlp = Attention(shape, is_local), Mlp(shape)
 
-    def forward(self, x):
-        x = x + self.self_attn(self.input_layernorm(x))
+    def forward(self, x, wanted: torch.Tensor | None = None):
+        o = self.self_attn.heads(self.input_layernorm(x))
+        if wanted is not None:
+            x, o = x[wanted], o[wanted]
+        x = x + self.self_attn.o_proj(o)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -150,11 +152,12 @@ class Model(nn.Module):
             if weight.dim() == 2:
                 nn.init.normal_(weight, 0, EMBEDDING_STD if "embed" in name else weight.shape[1] ** -0.5)
 
-    def hidden(self, ids: torch.Tensor) -> torch.Tensor:
+    def hidden(self, ids: torch.Tensor, wanted: torch.Tensor | None = None) -> torch.Tensor:
+        """[batch, tokens, hidden]; with `wanted`, a mask [batch, tokens], only those positions: [wanted, hidden]."""
         x = self.model.embed_tokens(ids)
-        for layer in self.model.layers:
+        for layer in self.model.layers[:-1]:
             x = layer(x)
-        return self.model.norm(x)
+        return self.model.norm(self.model.layers[-1](x, wanted))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden @ self.model.embed_tokens.weight.T
