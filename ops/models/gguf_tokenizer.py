@@ -4,6 +4,7 @@ GGUF stores a byte-level BPE as its tokens, its merges and the *name* of its pre
 knowledge of the reader. The names known here are the keys of PRE_TOKENIZERS. Anything else is refused.
 """
 import json
+import unicodedata
 from dataclasses import dataclass, field
 
 import regex
@@ -52,7 +53,7 @@ CHECK_TEXTS = (
 
 
 class UnsupportedTokenizer(Exception):
-    """The file's tokenizer is one that this tool does not know."""
+    """The file's tokenizer is one that this tool does not know, or did not rebuild rightly."""
 
 
 @dataclass
@@ -186,7 +187,6 @@ class PlainBpe:
 
     def _encode_piece(self, piece: str) -> list[int]:
         if self._pre.normalizer == "NFC":
-            import unicodedata
             piece = unicodedata.normalize("NFC", piece)
         words = [piece]
         for pattern in self._pre.patterns:
@@ -214,22 +214,30 @@ class PlainBpe:
 
 
 def check_tokenizer(tokenizer: GgufTokenizer, directory: str, texts: tuple[str, ...] = CHECK_TEXTS) -> int:
-    """Loads the directory with transformers, compares ids with PlainBpe, and decodes them. Returns the number of ids."""
+    """Loads the directory, compares ids with PlainBpe, and decodes them. Returns the number of ids.
+
+    transformers and tokenizers are asked both: for some model types the former replaces what tokenizer.json says.
+    """
+    from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
     loaded = AutoTokenizer.from_pretrained(directory)
+    file = Tokenizer.from_file(directory + "/tokenizer.json")
     plain = PlainBpe(tokenizer)
     num_ids = 0
     for text in texts:
         ours = plain.encode(text)
-        theirs = loaded.encode(text, add_special_tokens=False)
-        if ours != theirs:
-            raise AssertionError(f"{json.dumps(text)}: tokenizer.json gives {theirs}, plain BPE gives {ours}")
-        if tokenizer.pre_tokenizer.normalizer is None and loaded.decode(theirs) != text:
-            raise AssertionError(f"{json.dumps(text)}: its ids decode to {json.dumps(loaded.decode(theirs))}")
+        for name, theirs in (("tokenizers", file.encode(text, add_special_tokens=False).ids),
+                             ("transformers", loaded.encode(text, add_special_tokens=False))):
+            if theirs != ours:
+                raise UnsupportedTokenizer(
+                    f"the rebuilt tokenizer is wrong on {json.dumps(text)}: plain BPE gives {ours}, {name} {theirs}")
+        decoded = loaded.decode(ours)
+        if tokenizer.pre_tokenizer.normalizer is None and decoded != text:
+            raise UnsupportedTokenizer(f"the rebuilt tokenizer decodes {json.dumps(text)} to {json.dumps(decoded)}")
         num_ids += len(ours)
     if tokenizer.chat_template is not None:
         chat = loaded.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
         if "Hi" not in chat:
-            raise AssertionError(f"the chat template drops the user's message: {json.dumps(chat)}")
+            raise UnsupportedTokenizer(f"tokenizer.chat_template drops the user's message: {json.dumps(chat)}")
     return num_ids
