@@ -1,0 +1,105 @@
+// The server's API as the commands use it: typed calls over HttpClient. The HTTP contract is
+// coordinator/README.md.
+//
+// Errors: those of HttpClient, and the server's own refusals with its message (the code follows the
+// HTTP status).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "proto/base/result.h"
+
+#include "ops/cli/http_client.h"
+
+namespace varve::cli {
+
+struct ContextInfo {
+  std::string name;
+  std::string status;  // "ingesting", "ready" or "failed"
+  std::string error;   // why it failed
+  int64_t tokens = 0;
+  int64_t tokens_pending = 0;
+  uint64_t text_bytes = 0;           // committed
+  uint64_t text_bytes_received = 0;  // committed and queued
+  std::string text_hash;             // XXH3-64 of the received text, in hex
+  std::string model;
+  std::string codec;
+  int64_t created_at = 0;
+  int64_t updated_at = 0;
+  int64_t pages = 0;
+  uint64_t host_bytes = 0;
+  uint64_t disk_bytes = 0;
+  uint64_t bf16_bytes = 0;
+  std::string json;  // the whole object, as the server sent it
+};
+
+struct AppendReply {
+  enum class Kind { kAccepted, kWrongOffset, kBusy };
+  Kind kind = Kind::kAccepted;
+  uint64_t text_bytes = 0;    // kWrongOffset: what the server holds
+  std::string text_hash;      // kWrongOffset: its hash
+  int64_t retry_after_s = 0;  // kBusy
+  std::string message;
+};
+
+struct ChatRequest {
+  std::string context;  // empty: none
+  std::string system;   // empty: none
+  std::string question;
+  int64_t max_tokens = 256;
+  double temperature = 0;
+  double top_p = 1;
+  std::optional<uint64_t> seed;
+};
+
+struct ChatAnswer {
+  std::string text;
+  std::string finish_reason;
+  int64_t prompt_tokens = 0;
+  int64_t completion_tokens = 0;
+  double first_token_s = 0;  // from the request to the first piece of the answer
+  double total_s = 0;
+
+  // Answer tokens per second after the first; 0 when there are none.
+  double TokensPerSecond() const;
+};
+
+class ApiClient {
+ public:
+  static Result<ApiClient> Create(const std::string& server_url);
+
+  Result<std::vector<ContextInfo>> ListContexts() const;
+  // Empty if there is no such context.
+  Result<std::optional<ContextInfo>> FindContext(const std::string& name) const;
+  Result<ContextInfo> GetContext(const std::string& name) const;
+  Result<void> DeleteContext(const std::string& name) const;
+  // `kv_codec` may be empty: the server's default.
+  Result<AppendReply> CreateContext(const std::string& name,
+                                    std::string_view text,
+                                    const std::string& kv_codec) const;
+  // Appends `text` behind the first `offset` bytes, whose hash is `hash`.
+  Result<AppendReply> Append(const std::string& name,
+                             uint64_t offset,
+                             const std::string& hash,
+                             std::string_view text) const;
+  // Streams the answer; `on_text` gets each piece of it as it comes.
+  Result<ChatAnswer> Ask(const ChatRequest& request,
+                         const std::function<void(std::string_view piece)>& on_text) const;
+  // The sum over all samples of one metric whose labels contain `label` (for example
+  // `kind="document"`).
+  Result<double> ReadMetric(std::string_view name, std::string_view label) const;
+
+  const std::string& url() const { return http_.url(); }
+
+ private:
+  explicit ApiClient(HttpClient http) : http_(std::move(http)) {}
+
+  HttpClient http_;
+};
+
+}  // namespace varve::cli

@@ -1,0 +1,132 @@
+// `varve ingest`: a text goes into a context. Next: ingest_session.cc.
+#include <fmt/format.h>
+
+#include "proto/base/units.h"
+
+#include "ops/cli/api_client.h"
+#include "ops/cli/commands.h"
+#include "ops/cli/exit_code.h"
+#include "ops/cli/ingest_session.h"
+#include "ops/cli/interrupt.h"
+#include "ops/cli/settings.h"
+#include "ops/cli/text_chunks.h"
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+namespace varve::cli {
+namespace {
+
+struct Options {
+  std::string server = kDefaultServer;
+  std::string name;
+  std::string kv_codec;
+  std::vector<std::string> files;
+  bool json = false;
+  bool no_wait = false;
+  bool quiet = false;
+};
+
+constexpr const char* kFooter =
+    "The context is created if there is none of this name. If there is one, its text must be the "
+    "beginning of the\n"
+    "given text, and only the rest is sent: so the same command resumes an interrupted ingest, and "
+    "naming more\n"
+    "FILEs behind the earlier ones appends them.";
+
+void PrintSummary(const Options& options, const IngestSummary& summary) {
+  const ContextInfo& context = summary.context;
+  if (options.json) {
+    nlohmann::json object = nlohmann::json::parse(context.json);
+    object["resumed_at_bytes"] = summary.resumed_at_bytes;
+    object["already_complete"] = summary.already_complete;
+    object["seconds"] = summary.seconds;
+    object["tokens_per_s"] = summary.TokensPerSecond();
+    fmt::print("{}\n", object.dump());
+    return;
+  }
+  if (summary.already_complete) {
+    fmt::print("{}: already complete, {} tokens; nothing was sent\n",
+               options.name,
+               FormatCount(context.tokens));
+    return;
+  }
+  if (options.no_wait) {
+    fmt::print("{}: all {} bytes are with the server, {} tokens done so far\n",
+               options.name,
+               context.text_bytes_received,
+               FormatCount(context.tokens));
+    return;
+  }
+  fmt::print("{}: {} tokens ready in {:.1f} s ({} tokens/s); {} on disk, {:.1f} bytes per token\n",
+             options.name,
+             FormatCount(context.tokens),
+             summary.seconds,
+             FormatCount(static_cast<int64_t>(summary.TokensPerSecond())),
+             FormatBytes(context.disk_bytes),
+             context.tokens > 0
+                 ? static_cast<double>(context.disk_bytes) / static_cast<double>(context.tokens)
+                 : 0.0);
+}
+
+Result<IngestSummary> Ingest(const Options& options) {
+  VARVE_TRY(const ApiClient client, ApiClient::Create(options.server));
+  VARVE_TRY(const std::string text, ReadTexts(options.files));
+  ProgressLine line(stderr, options.name, options.quiet);
+  IngestProgress last;
+  IngestSession session(
+      client,
+      {.name = options.name, .kv_codec = options.kv_codec, .wait = !options.no_wait},
+      text,
+      [&](const IngestProgress& progress) {
+        last = progress;
+        line.Update(progress);
+      });
+  auto summary = session.Run();
+  if (last.text_bytes > 0) {
+    line.Finish(last);
+  }
+  return summary;
+}
+
+int RunIngest(const Options& options) {
+  CatchInterrupts();
+  const auto summary = Ingest(options);
+  if (!summary) {
+    const int code = ReportError(summary.error());
+    if (code == kExitInterrupted || code == kExitUnreachable) {
+      fmt::print(stderr, "varve: run the same command again to go on where it stopped\n");
+    }
+    return code;
+  }
+  PrintSummary(options, *summary);
+  return kExitOk;
+}
+
+}  // namespace
+
+void AddIngestCommand(CLI::App& root, Invocation& chosen) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = root.add_subcommand("ingest", "Read texts into a context; resumable");
+  command->footer(kFooter);
+  command->add_option("--name", options->name, "Name of the context: letters, digits, . _ -")
+      ->required()
+      ->type_name("NAME");
+  command->add_option("FILE", options->files, "UTF-8 text files, in order; - is the standard input")
+      ->required();
+  command
+      ->add_option("--kv-codec",
+                   options->kv_codec,
+                   "How a new context keeps its KV, for example int8 (default: the server's)")
+      ->type_name("CODEC");
+  command->add_flag("--no-wait",
+                    options->no_wait,
+                    "Return when all text is with the server; it goes on by itself");
+  command->add_flag("--json", options->json, "Print the finished context as a JSON object");
+  command->add_flag("--quiet", options->quiet, "Show no progress");
+  AddServerSetting(*command, options->server);
+  command->callback([command, &chosen, options] {
+    chosen = {command, [options] { return RunIngest(*options); }};
+  });
+}
+
+}  // namespace varve::cli

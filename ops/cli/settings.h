@@ -1,0 +1,45 @@
+// Settings: options that come from a flag, else from an environment variable, else from the
+// settings file. The flag
+// `--host-budget` is `VARVE_HOST_BUDGET` in the environment and `host_budget:` in the file (YAML,
+// one flat table).
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "proto/base/result.h"
+
+#include <CLI/CLI.hpp>
+
+namespace varve::cli {
+
+// The heading under which `--help` lists settings; an option is a setting if it is in this group.
+inline constexpr const char* kSettingsGroup =
+    "Settings (flag, else VARVE_*, else the settings file)";
+
+// Adds the setting `--flag`. `value` holds the default and outlives the parse.
+template <typename T>
+CLI::Option* AddSetting(CLI::App& command,
+                        const std::string& flag,
+                        T& value,
+                        const std::string& help) {
+  return command.add_option("--" + flag, value, help)->group(kSettingsGroup)->capture_default_str();
+}
+
+// The same for a size such as 4GiB, stored in bytes.
+CLI::Option* AddByteSetting(CLI::App& command,
+                            const std::string& flag,
+                            uint64_t& bytes,
+                            const std::string& help);
+
+// Adds `--config FILE`, which ApplySettings reads.
+void AddConfigFlag(CLI::App& command);
+// Adds the setting `--server URL` of the commands that talk to one, and `--config`.
+void AddServerSetting(CLI::App& command, std::string& server);
+
+// Fills every setting of `command`, already parsed, that no flag gave. `root` is the whole command
+// line: a key of the file must be a setting of some command, so that one file serves all of them.
+// Errors: kInvalidArgument, naming the key, the variable or the file.
+Result<void> ApplySettings(const CLI::App& root, CLI::App& command);
+
+}  // namespace varve::cli
