@@ -76,6 +76,10 @@ class DiskTier {
   virtual Result<std::vector<std::pair<PageKey, std::vector<std::byte>>>> GetTails(
       ContextId context,
       uint64_t version) = 0;
+  // The tails of these pages only, like GetPages: a worker reads its own.
+  virtual std::future<Result<std::vector<std::vector<std::byte>>>> GetTailPages(
+      uint64_t version,
+      std::vector<PageKey> keys) = 0;
 
   // Flushes pages, tails and text, then writes and syncs the manifest: the commit point.
   virtual Result<void> CommitManifest(const ContextManifest& manifest,
@@ -91,6 +95,8 @@ class DiskTier {
   virtual Result<void> DeleteScratch(SequenceId sequence) = 0;
   // Pages of a context that are on disk: their keys, in key order (recovery, damage scans).
   virtual Result<std::vector<PageKey>> ListPages(ContextId context) = 0;
+  // The same of one layer.
+  virtual Result<std::vector<PageKey>> ListLayerPages(ContextId context, uint16_t layer) = 0;
 
   struct Stats {
     TierBytes bytes;

@@ -1,0 +1,235 @@
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "kvstore/kv_store_impl.h"
+#include "proto/base/clock.h"
+
+namespace varve {
+namespace {
+
+constexpr uint64_t kContextBytes = 1024;
+constexpr uint64_t kContextLayerBytes = 128;
+
+}  // namespace
+
+Result<std::shared_ptr<ContextState>> KvStoreImpl::FindContext(ContextId context) const {
+  const auto found = contexts_.find(context);
+  if (found == contexts_.end()) {
+    return Error{ErrorCode::kNotFound, fmt::format("context {} does not exist", context.value)};
+  }
+  return found->second;
+}
+
+Result<std::shared_ptr<ContextState>> KvStoreImpl::NewContext(const ContextManifest& manifest) {
+  if (contexts_.contains(manifest.id)) {
+    return Error{ErrorCode::kAlreadyExists,
+                 fmt::format("context {} is registered already", manifest.id.value)};
+  }
+  auto context = std::make_shared<ContextState>();
+  context->committed = manifest;
+  VARVE_TRY(context->policy, ResolvedPolicy::Resolve(manifest.policy));
+  context->grid = PageGrid(manifest.policy, options_.shard, manifest.id.value);
+  context->window_pages.resize(static_cast<size_t>(num_layers()));
+  context->kept_from.resize(static_cast<size_t>(num_layers()));
+  VARVE_TRY(context->charge,
+            host_.Reserve(kContextBytes + kContextLayerBytes * static_cast<uint64_t>(num_layers()),
+                          "a context"));
+  return context;
+}
+
+Result<void> KvStoreImpl::CreateContext(const ContextManifest& manifest) {
+  if (manifest.num_tokens != 0) {
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("a new context has no tokens, but the manifest of context {} names {}",
+                             manifest.id.value,
+                             manifest.num_tokens)};
+  }
+  VARVE_TRY(auto context, NewContext(manifest));
+  contexts_.emplace(manifest.id, std::move(context));
+  return {};
+}
+
+Result<void> KvStoreImpl::RecoverContext(const ContextManifest& manifest) {
+  if (disk_ == nullptr) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "a store without a disk tier has no context to recover"};
+  }
+  VARVE_TRY(auto context, NewContext(manifest));
+  for (int32_t layer = 0; layer < num_layers(); ++layer) {
+    if (window(layer) == 0) {
+      continue;
+    }
+    const auto row = static_cast<size_t>(layer);
+    context->kept_from[row] = context->grid.FirstReachable(manifest.num_tokens, window(layer));
+    const int64_t end = context->grid.SealedEnd(manifest.num_tokens);
+    for (int64_t page = context->grid.NextOwned(context->kept_from[row]); page < end;
+         page = context->grid.NextOwned(page + 1)) {
+      context->window_pages[row].insert(page);
+    }
+  }
+  VARVE_RETURN_IF_ERROR(disk_->DropOlderVersions(manifest.id, manifest.version));
+  VARVE_RETURN_IF_ERROR(DeleteStalePages(*context));
+  counters_.num_pages += NumSealedPages(*context);
+  contexts_.emplace(manifest.id, std::move(context));
+  return {};
+}
+
+// Pages that a commit made superfluous and that a crash kept from being deleted (sliding windows).
+// Sealed pages beyond the committed length were deleted when the disk tier was opened.
+Result<void> KvStoreImpl::DeleteStalePages(ContextState& context) {
+  for (int32_t layer = 0; layer < num_layers(); ++layer) {
+    if (window(layer) == 0) {
+      continue;
+    }
+    VARVE_TRY(std::vector<PageKey> keys,
+              disk_->ListLayerPages(context.committed.id, static_cast<uint16_t>(layer)));
+    const auto& held = context.window_pages[static_cast<size_t>(layer)];
+    std::erase_if(keys, [&](const PageKey& key) {
+      const auto page = static_cast<int64_t>(key.page);
+      return !context.grid.Owns(page) || held.contains(page);
+    });
+    VARVE_RETURN_IF_ERROR(disk_->DeletePages(keys));
+  }
+  return {};
+}
+
+Result<void> KvStoreImpl::PrepareCommit(SequenceId sequence, const ContextManifest& manifest) {
+  VARVE_TRY(SequenceState * state, FindSequence(sequence));
+  if (!state->is_ingest || state->context->committed.id != manifest.id) {
+    return Error{
+        ErrorCode::kConflict,
+        fmt::format(
+            "sequence {} is not the ingest of context {}", sequence.value, manifest.id.value)};
+  }
+  const ContextManifest& committed = state->context->committed;
+  if (manifest.version <= committed.version || manifest.num_tokens != state->length ||
+      state->step_tokens != 0) {
+    return Error{ErrorCode::kConflict,
+                 fmt::format("context {} is at version {} and its ingest {} tokens long{}: version "
+                             "{} of {} tokens cannot "
+                             "be committed",
+                             manifest.id.value,
+                             committed.version,
+                             state->length,
+                             state->step_tokens != 0 ? " in a step" : "",
+                             manifest.version,
+                             manifest.num_tokens)};
+  }
+  if (manifest.policy != committed.policy || manifest.model_hash != committed.model_hash) {
+    return Error{
+        ErrorCode::kConflict,
+        fmt::format("the policy and the model of context {} cannot change", manifest.id.value)};
+  }
+  VARVE_RETURN_IF_ERROR(SealOld(*state));  // pages whose sealing failed in a step
+  for (int32_t layer = 0; layer < num_layers(); ++layer) {
+    for (const auto& [page, run] : state->runs[static_cast<size_t>(layer)]) {
+      VARVE_RETURN_IF_ERROR(WriteTail(*state, layer, page, run, manifest.version));
+    }
+  }
+  return {};
+}
+
+Result<void> KvStoreImpl::WriteTail(const SequenceState& state,
+                                    int32_t layer,
+                                    int64_t page,
+                                    const UnsealedRun& run,
+                                    uint64_t version) {
+  PageSegment tails = CommittedSegment(*state.context, PageSegment::Source::kTail);
+  tails.tail_version = version;
+  tails.length = state.length;
+  const auto row = static_cast<uint16_t>(layer);
+  const PageIdentity identity = tails.IdentityOf(page, row, sealer_.ShapeOf(1));
+  const RecordId id = tails.IdOf(page, row);
+  const uint64_t record_bytes =
+      sealer_.TailBytes(state.policy, identity) + HostTier::kRecordOverheadBytes;
+  host_.Erase(id);  // of a preparation that was not committed
+  std::optional<HostCharge> charge = host_.TryAdmit(record_bytes);
+  if (!charge && disk_ == nullptr) {
+    VARVE_TRY(charge, host_.Reserve(record_bytes, "the committed tail of a context"));
+  }
+  std::vector<std::byte> record = sealer_.WriteTail(state.policy, identity, run);
+  if (disk_ != nullptr) {
+    const int64_t start_us = SystemClock().NowUs();
+    VARVE_RETURN_IF_ERROR(disk_->PutTail(state.context->committed.id, version, id.key, record));
+    counters_.disk_write_us += SystemClock().NowUs() - start_us;
+    counters_.disk_bytes_written += record.size();
+  }
+  if (charge) {
+    host_.Insert(id,
+                 std::make_shared<ResidentPage>(std::move(record), identity, std::move(*charge)),
+                 disk_ != nullptr);
+  }
+  return {};
+}
+
+Result<void> KvStoreImpl::FinishCommit(const ContextManifest& manifest) {
+  VARVE_TRY(auto context, FindContext(manifest.id));
+  if (manifest.version <= context->committed.version) {
+    return Error{ErrorCode::kConflict,
+                 fmt::format("context {} is at version {} already, not before {}",
+                             manifest.id.value,
+                             context->committed.version,
+                             manifest.version)};
+  }
+  context->committed = manifest;
+  return ReleaseUnneeded(*context);
+}
+
+// Old tails go when no snapshot reads them, window pages when nothing reaches them.
+Result<void> KvStoreImpl::ReleaseUnneeded(ContextState& context) {
+  uint64_t oldest = context.committed.version;
+  if (!context.snapshot_versions.empty()) {
+    oldest = std::min(oldest, *context.snapshot_versions.begin());
+  }
+  if (oldest > context.released_before) {
+    context.released_before = oldest;
+    host_.EraseTailsBefore(context.committed.id.value, oldest);
+    if (disk_ != nullptr) {
+      VARVE_RETURN_IF_ERROR(disk_->DropOlderVersions(context.committed.id, oldest));
+    }
+  }
+  return ReleaseWindowPages(context);
+}
+
+// Back to the committed state: what was sealed beyond it is deleted.
+Result<void> KvStoreImpl::CloseIngest(SequenceState& state) {
+  ContextState& context = *state.context;
+  context.ingest.reset();
+  const int64_t first = context.grid.SealedEnd(context.committed.num_tokens);
+  Result<void> closed = ReleaseWindowPages(context);
+  for (int32_t layer = 0; layer < num_layers(); ++layer) {
+    std::vector<int64_t> pages;
+    const int64_t end = window(layer) > 0 ? 0 : state.sealed_end[static_cast<size_t>(layer)];
+    for (int64_t page = context.grid.NextOwned(first); page < end;
+         page = context.grid.NextOwned(page + 1)) {
+      pages.push_back(page);
+    }
+    Result<void> erased =
+        ErasePages(PageKey::Space::kContext, context.committed.id.value, layer, pages);
+    closed = closed ? std::move(erased) : std::move(closed);
+  }
+  return closed;
+}
+
+Result<void> KvStoreImpl::DeleteContext(ContextId context) {
+  VARVE_TRY(auto state, FindContext(context));
+  if (state->in_use()) {
+    return Error{ErrorCode::kConflict,
+                 fmt::format("context {} is in use by {} requests{}",
+                             context.value,
+                             state->snapshot_versions.size(),
+                             state->ingest ? " and its ingest" : "")};
+  }
+  // The manifest has to go before the pages do, so the disk tier deletes all of it, for all
+  // workers; a second call finds nothing.
+  if (disk_ != nullptr) {
+    VARVE_RETURN_IF_ERROR(disk_->DeleteContext(context));
+  }
+  counters_.num_pages -= NumSealedPages(*state);
+  host_.EraseOwner(PageKey::Space::kContext, context.value);
+  contexts_.erase(context);
+  return {};
+}
+
+}  // namespace varve

@@ -1,0 +1,110 @@
+// The store behind KvStore::Open. kv_store.cc runs the steps, kv_store_pages.cc seals pages and
+// lets go of them, kv_store_contexts.cc keeps the contexts, kv_store_report.cc answers questions
+// about all of it.
+#pragma once
+
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "kvstore/host_tier.h"
+#include "kvstore/kv_store.h"
+#include "kvstore/page_cursor.h"
+#include "kvstore/sealer.h"
+#include "kvstore/store_state.h"
+
+namespace varve {
+
+class KvStoreImpl final : public KvStore {
+ public:
+  KvStoreImpl(const KvStoreOptions& options, DiskTier* disk);
+
+  bool Owns(SequenceId sequence, int64_t position) const override;
+  Result<void> OpenSequence(SequenceId sequence, const OpenSequenceOptions& options) override;
+  Result<void> CloseSequence(SequenceId sequence) override;
+  Result<void> BeginStep(SequenceId sequence, int64_t first_position, int32_t num_tokens) override;
+  void Append(SequenceId sequence,
+              int32_t layer,
+              int64_t first_position,
+              int32_t num_tokens,
+              const float* k,
+              const float* v,
+              size_t token_stride) override;
+  std::unique_ptr<PageCursor> Read(SequenceId sequence,
+                                   int32_t layer,
+                                   int64_t first_query,
+                                   int64_t last_query) override;
+  Result<void> EndStep(SequenceId sequence) override;
+  void AbortStep(SequenceId sequence) override;
+  int64_t SequenceLength(SequenceId sequence) const override;
+
+  Result<void> CreateContext(const ContextManifest& manifest) override;
+  Result<void> RecoverContext(const ContextManifest& manifest) override;
+  Result<void> PrepareCommit(SequenceId sequence, const ContextManifest& manifest) override;
+  Result<void> FinishCommit(const ContextManifest& manifest) override;
+  Result<void> DeleteContext(ContextId context) override;
+
+  Result<ContextUsage> GetContextUsage(ContextId context) const override;
+  WorkerStats Stats() const override;
+  std::vector<HeldPage> HeldPages() const override;
+
+ private:
+  int32_t num_layers() const { return options_.geometry.num_layers(); }
+  int64_t window(int32_t layer) const {
+    return options_.geometry.layer_windows[static_cast<size_t>(layer)];
+  }
+  PageCursorDeps cursor_deps() { return {&host_, disk_, &sealer_, &counters_}; }
+  Result<SequenceState*> FindSequence(SequenceId sequence);
+  SequenceState& OpenedSequence(SequenceId sequence);
+  Result<std::shared_ptr<ContextState>> FindContext(ContextId context) const;
+
+  // Steps (kv_store.cc).
+  Result<void> OpenPrivate(SequenceState& state, const OpenSequenceOptions& options);
+  Result<void> OpenIngest(SequenceState& state, const OpenSequenceOptions& options);
+  Result<void> LoadTails(SequenceState& state);
+  Result<void> EnsureWorkspace(const ResolvedPolicy& policy);
+  UnsealedRun NewRun(const SequenceState& state, int64_t page, HostCharge charge) const;
+  uint64_t RunBytes(const SequenceState& state, int64_t page) const;
+  PageSegment OwnSegment(const SequenceState& state,
+                         int32_t layer,
+                         PageSegment::Source source) const;
+  void AddBaseSegments(const SequenceState& state,
+                       int64_t low_position,
+                       std::vector<PageSegment>& segments) const;
+  PageSegment CommittedSegment(const ContextState& context, PageSegment::Source source) const;
+
+  // Sealing and letting go (kv_store_pages.cc).
+  Result<void> SealOld(SequenceState& state);
+  Result<void> SealRun(SequenceState& state, int32_t layer, int64_t page, const UnsealedRun& run);
+  Result<void> ErasePages(PageKey::Space space,
+                          uint64_t owner,
+                          int32_t layer,
+                          std::span<const int64_t> pages);
+  Result<void> ReleaseWindowPages(SequenceState& state);
+  Result<void> ReleaseWindowPages(ContextState& context);
+
+  // Contexts (kv_store_contexts.cc).
+  int64_t NumSealedPages(const SequenceState& state) const;  // own pages
+  int64_t NumSealedPages(
+      const ContextState& context) const;  // committed ones and those of its ingest
+  Result<std::shared_ptr<ContextState>> NewContext(const ContextManifest& manifest);
+  Result<void> CloseIngest(SequenceState& state);
+  Result<void> ReleaseUnneeded(ContextState& context);
+  Result<void> WriteTail(const SequenceState& state,
+                         int32_t layer,
+                         int64_t page,
+                         const UnsealedRun& run,
+                         uint64_t version);
+  Result<void> DeleteStalePages(ContextState& context);
+
+  const KvStoreOptions options_;
+  DiskTier* const disk_;
+  HostTier host_;  // before everything that holds a charge
+  Sealer sealer_;
+  StoreCounters counters_;
+  HostCharge workspace_;
+  std::unordered_map<ContextId, std::shared_ptr<ContextState>> contexts_;
+  std::unordered_map<SequenceId, SequenceState> sequences_;
+};
+
+}  // namespace varve

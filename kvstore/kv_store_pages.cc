@@ -1,0 +1,126 @@
+#include <algorithm>
+
+#include "kvstore/kv_store_impl.h"
+#include "proto/base/clock.h"
+
+namespace varve {
+
+Result<void> KvStoreImpl::SealOld(SequenceState& state) {
+  const int64_t end = state.grid.SealedEnd(state.length);
+  for (int32_t layer = 0; layer < num_layers(); ++layer) {
+    const auto row = static_cast<size_t>(layer);
+    auto& runs = state.runs[row];
+    // A run that no window reaches any more was dropped before it could be sealed.
+    while (!runs.empty() && runs.begin()->first < end) {
+      VARVE_RETURN_IF_ERROR(SealRun(state, layer, runs.begin()->first, runs.begin()->second));
+      runs.erase(runs.begin());
+    }
+    state.sealed_end[row] = std::max(state.sealed_end[row], end);
+  }
+  return {};
+}
+
+// Encodes one run and puts the record where it will be found again: on disk if it is a context's,
+// in the host tier if it is admitted there, else (a private page without room) in scratch.
+Result<void> KvStoreImpl::SealRun(SequenceState& state,
+                                  int32_t layer,
+                                  int64_t page,
+                                  const UnsealedRun& run) {
+  const PageSegment own = OwnSegment(state, layer, PageSegment::Source::kSealed);
+  const auto row = static_cast<uint16_t>(layer);
+  const PageIdentity identity = own.IdentityOf(page, row, sealer_.ShapeOf(1));
+  const RecordId id = own.IdOf(page, row);
+  const uint64_t record_bytes =
+      sealer_.SealedBytes(state.policy, identity) + HostTier::kRecordOverheadBytes;
+  std::optional<HostCharge> charge = host_.TryAdmit(record_bytes);
+  if (!charge && disk_ == nullptr) {
+    VARVE_TRY(charge, host_.Reserve(record_bytes, "a sealed page"));
+  }
+  std::vector<std::byte> record = sealer_.Seal(state.policy, identity, run);
+  const bool to_disk = disk_ != nullptr && (state.is_ingest || !charge);
+  if (to_disk) {
+    const std::span<const std::byte> bytes = record;
+    const int64_t start_us = SystemClock().NowUs();
+    VARVE_RETURN_IF_ERROR(disk_->PutPages({&id.key, 1}, {&bytes, 1}));
+    counters_.disk_write_us += SystemClock().NowUs() - start_us;
+    counters_.disk_bytes_written += record.size();
+  }
+  if (charge) {
+    // A page sealed again (its first write failed half-way) replaces the one before.
+    host_.Erase(id);
+    host_.Insert(id,
+                 std::make_shared<ResidentPage>(std::move(record), identity, std::move(*charge)),
+                 to_disk);
+  }
+  if (window(layer) > 0) {
+    WindowPages& held = state.is_ingest ? state.context->window_pages : state.window_pages;
+    held[row].insert(page);
+  }
+  ++counters_.pages_sealed;
+  ++counters_.num_pages;
+  return {};
+}
+
+Result<void> KvStoreImpl::ErasePages(PageKey::Space space,
+                                     uint64_t owner,
+                                     int32_t layer,
+                                     std::span<const int64_t> pages) {
+  std::vector<PageKey> on_disk;
+  const auto row = static_cast<uint16_t>(layer);
+  for (const int64_t page : pages) {
+    const PageKey key{space, owner, row, row, static_cast<uint64_t>(page)};
+    if (host_.Erase({key, 0}) != HostTier::Erased::kDirty) {
+      on_disk.push_back(key);
+    }
+  }
+  counters_.num_pages -= static_cast<int64_t>(pages.size());
+  if (disk_ == nullptr || on_disk.empty()) {
+    return {};
+  }
+  return disk_->DeletePages(on_disk);
+}
+
+Result<void> KvStoreImpl::ReleaseWindowPages(SequenceState& state) {
+  for (int32_t layer = 0; layer < num_layers(); ++layer) {
+    std::set<int64_t>& held = state.window_pages[static_cast<size_t>(layer)];
+    const auto end = held.lower_bound(state.grid.FirstReachable(state.length, window(layer)));
+    const std::vector<int64_t> pages(held.begin(), end);
+    held.erase(held.begin(), end);
+    VARVE_RETURN_IF_ERROR(ErasePages(state.space(), state.owner(), layer, pages));
+  }
+  return {};
+}
+
+// A page stays while the committed state, a request's snapshot or the ingest reaches it. What the
+// committed state needs is thereby never deleted before a newer state is committed.
+Result<void> KvStoreImpl::ReleaseWindowPages(ContextState& context) {
+  int64_t oldest = context.committed.num_tokens;
+  if (!context.snapshot_tokens.empty()) {
+    oldest = std::min(oldest, *context.snapshot_tokens.begin());
+  }
+  const int64_t committed_end = context.grid.SealedEnd(context.committed.num_tokens);
+  const SequenceState* ingest = context.ingest ? &OpenedSequence(*context.ingest) : nullptr;
+  for (int32_t layer = 0; layer < num_layers(); ++layer) {
+    const auto row = static_cast<size_t>(layer);
+    std::set<int64_t>& held = context.window_pages[row];
+    const int64_t committed_from = context.grid.FirstReachable(oldest, window(layer));
+    const int64_t ingest_from =
+        ingest == nullptr ? INT64_MAX : context.grid.FirstReachable(ingest->length, window(layer));
+    context.kept_from[row] = std::max(context.kept_from[row], committed_from);
+    std::vector<int64_t> pages;
+    for (const int64_t page : held) {
+      const bool committed = page >= committed_from && page < committed_end;
+      if (!committed && page < ingest_from) {
+        pages.push_back(page);
+      }
+    }
+    for (const int64_t page : pages) {
+      held.erase(page);
+    }
+    VARVE_RETURN_IF_ERROR(
+        ErasePages(PageKey::Space::kContext, context.committed.id.value, layer, pages));
+  }
+  return {};
+}
+
+}  // namespace varve

@@ -1,0 +1,338 @@
+#include "kvstore/page_cursor.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "proto/base/clock.h"
+
+namespace varve {
+namespace {
+
+using Records = std::vector<std::vector<std::byte>>;
+
+// Views per batch: enough for one attention call to keep all threads busy, few enough to bound the
+// tables.
+constexpr size_t kBatchPagesMax = 512;
+
+Error Missing(const PageKey& key) {
+  return Error{ErrorCode::kPageMissing,
+               DescribeKey(key) + " is not there, although its context names it"};
+}
+
+// Waits for a read and counts it.
+Result<Records> Await(std::future<Result<Records>>& read, StoreCounters& counters) {
+  const int64_t start_us = SystemClock().NowUs();
+  Result<Records> records = read.get();
+  counters.disk_read_us += SystemClock().NowUs() - start_us;
+  if (!records && records.error().code == ErrorCode::kPageCorrupt) {
+    ++counters.checksum_failures;
+  }
+  return records;
+}
+
+// Takes a record that was read from disk, verifies it and wraps it.
+Result<std::shared_ptr<ResidentPage>> Adopt(std::vector<std::byte> bytes,
+                                            const PageIdentity& identity,
+                                            HostCharge charge,
+                                            StoreCounters& counters) {
+  if (bytes.empty()) {
+    return Missing(identity.key);
+  }
+  counters.disk_bytes_read += bytes.size();
+  auto page = std::make_shared<ResidentPage>(std::move(bytes), identity, std::move(charge));
+  if (auto used = page->Use(); !used) {
+    counters.checksum_failures += used.error().code == ErrorCode::kPageCorrupt ? 1 : 0;
+    return std::move(used).error();
+  }
+  return page;
+}
+
+class Cursor final : public PageCursor {
+ public:
+  Cursor(const PageCursorDeps& deps, uint16_t layer, std::vector<PageSegment> segments)
+      : deps_(deps), layer_(layer), segments_(std::move(segments)) {
+    Rewind();
+    ahead_ = Request();
+  }
+  ~Cursor() override {
+    Drain(ahead_);
+    Drain(current_);
+  }
+
+  Result<std::span<const KvView>> Next() override {
+    views_.clear();
+    Drain(current_);
+    current_ = std::move(ahead_);
+    ahead_ = Batch{};
+    if (current_.slots.empty()) {
+      current_ = Request();  // the end, or there was no room beside the batch before
+    }
+    if (current_.failure) {
+      return *current_.failure;
+    }
+    ahead_ = Request();
+    VARVE_RETURN_IF_ERROR(Receive(current_));
+    for (Slot& slot : current_.slots) {
+      VARVE_RETURN_IF_ERROR(AddViews(slot));
+    }
+    if (views_.empty() && !current_.slots.empty()) {
+      return Next();
+    }
+    return std::span<const KvView>(views_);
+  }
+
+ private:
+  struct Slot {
+    const PageSegment* segment = nullptr;
+    int64_t page = 0;
+    const UnsealedRun* run = nullptr;      // of an unsealed page
+    std::shared_ptr<ResidentPage> record;  // of any other, once it is here
+    HostCharge charge;                     // of a read in flight
+  };
+  struct Read {
+    std::future<Result<Records>> records;
+    std::vector<size_t> slots;
+  };
+  struct Batch {
+    std::vector<Slot> slots;
+    std::vector<Read> reads;
+    std::optional<Error> failure;
+  };
+
+  void Rewind() {
+    segment_ = 0;
+    page_ = segments_.empty() ? 0 : segments_[0].grid.NextOwned(segments_[0].first_page);
+    SkipEmpty();
+  }
+  void SkipEmpty() {
+    while (segment_ < segments_.size() && page_ >= segments_[segment_].end_page) {
+      ++segment_;
+      if (segment_ < segments_.size()) {
+        page_ = segments_[segment_].grid.NextOwned(segments_[segment_].first_page);
+      }
+    }
+  }
+  void Advance() {
+    page_ = segments_[segment_].grid.NextOwned(page_ + 1);
+    SkipEmpty();
+  }
+
+  // The next batch: pins what is resident, charges and requests the rest. A batch without slots is
+  // the end, or, while another batch holds the room, none yet.
+  Batch Request() {
+    Batch batch;
+    uint64_t fetched_bytes = 0;
+    Read sealed;
+    std::vector<PageKey> sealed_keys;
+    Read tails;
+    std::vector<PageKey> tail_keys;
+    const PageSegment* tail_segment = nullptr;
+    while (segment_ < segments_.size() && batch.slots.size() < kBatchPagesMax) {
+      const PageSegment& segment = segments_[segment_];
+      Slot slot{&segment, page_, nullptr, nullptr, {}};
+      if (segment.source == PageSegment::Source::kUnsealed) {
+        const auto run = segment.runs->find(page_);
+        slot.run = run == segment.runs->end() ? nullptr : &run->second;
+        ++deps_.counters->page_reads_host;
+      } else if (slot.record = deps_.host->Find(segment.IdOf(page_, layer_));
+                 slot.record == nullptr) {
+        const uint64_t bytes = RecordBytes(segment) + HostTier::kRecordOverheadBytes;
+        const bool tail = segment.source == PageSegment::Source::kTail;
+        if (fetched_bytes > 0 && fetched_bytes + bytes > deps_.host->read_share()) {
+          break;
+        }
+        if (tail && tail_segment != nullptr && tail_segment != &segment) {
+          break;
+        }
+        auto charge = deps_.host->Reserve(bytes, "a page read from disk");
+        if (!charge) {
+          if (batch.slots.empty() && current_.slots.empty()) {
+            batch.failure = charge.error();
+          }
+          break;
+        }
+        slot.charge = std::move(charge).value();
+        fetched_bytes += bytes;
+        (tail ? tail_keys : sealed_keys).push_back(segment.IdOf(page_, layer_).key);
+        (tail ? tails : sealed).slots.push_back(batch.slots.size());
+        tail_segment = tail ? &segment : tail_segment;
+      } else {
+        ++deps_.counters->page_reads_host;
+      }
+      batch.slots.push_back(std::move(slot));
+      Advance();
+    }
+    if (deps_.disk != nullptr && !sealed_keys.empty()) {
+      sealed.records = deps_.disk->GetPages(std::move(sealed_keys));
+      batch.reads.push_back(std::move(sealed));
+    }
+    if (deps_.disk != nullptr && !tail_keys.empty()) {
+      tails.records = deps_.disk->GetTailPages(tail_segment->tail_version, std::move(tail_keys));
+      batch.reads.push_back(std::move(tails));
+    }
+    return batch;
+  }
+
+  uint64_t RecordBytes(const PageSegment& segment) const {
+    const PageIdentity identity = segment.IdentityOf(page_, layer_, deps_.sealer->ShapeOf(1));
+    return segment.source == PageSegment::Source::kTail
+               ? deps_.sealer->TailBytes(segment.policy, identity)
+               : deps_.sealer->SealedBytes(segment.policy, identity);
+  }
+
+  // Waits for all of the batch's reads, then keeps in the host tier what it admits.
+  Result<void> Receive(Batch& batch) {
+    std::vector<Result<Records>> received;
+    for (Read& read : batch.reads) {
+      received.push_back(Await(read.records, *deps_.counters));
+    }
+    const std::vector<Read> reads = std::move(batch.reads);
+    batch.reads.clear();
+    for (size_t r = 0; r < reads.size(); ++r) {
+      if (!received[r]) {
+        return std::move(received[r]).error();
+      }
+      for (size_t i = 0; i < reads[r].slots.size(); ++i) {
+        VARVE_RETURN_IF_ERROR(Keep(batch.slots[reads[r].slots[i]], std::move((*received[r])[i])));
+      }
+    }
+    return {};
+  }
+
+  Result<void> Keep(Slot& slot, std::vector<std::byte> bytes) {
+    const PageIdentity identity =
+        slot.segment->IdentityOf(slot.page, layer_, deps_.sealer->ShapeOf(1));
+    VARVE_TRY(slot.record,
+              Adopt(std::move(bytes), identity, std::move(slot.charge), *deps_.counters));
+    ++deps_.counters->page_reads_disk;
+    const RecordId id = slot.segment->IdOf(slot.page, layer_);
+    if (!deps_.host->Contains(id) && deps_.host->MayStay()) {
+      deps_.host->Insert(id, slot.record, true);
+    }
+    return {};
+  }
+
+  Result<void> AddViews(Slot& slot) {
+    const PageSegment& segment = *slot.segment;
+    const int64_t end = segment.visible_end;
+    if (segment.source == PageSegment::Source::kUnsealed) {
+      if (slot.run == nullptr) {
+        return Missing(segment.IdOf(slot.page, layer_).key);
+      }
+      const UnsealedRun& run = *slot.run;
+      const int64_t tokens = std::min<int64_t>(run.token_capacity, end - run.first_position);
+      AddView(
+          segment.policy.exact->id(), run.bytes, run.token_capacity, tokens, run.first_position);
+      return {};
+    }
+    if (slot.record == nullptr) {
+      return Missing(segment.IdOf(slot.page, layer_).key);
+    }
+    auto used = slot.record->Use();
+    if (!used) {
+      deps_.counters->checksum_failures += used.error().code == ErrorCode::kPageCorrupt ? 1 : 0;
+      return std::move(used).error();
+    }
+    for (const PageRun& run : (*used)->runs) {
+      const int64_t first_position = (*used)->identity.first_position + run.first_token;
+      const int64_t tokens = std::min<int64_t>(run.num_tokens, end - first_position);
+      if (tokens < run.num_tokens &&
+          (run.token_indices != nullptr || run.token_weights != nullptr)) {
+        return Error{ErrorCode::kUnsupported,
+                     DescribeKey((*used)->identity.key) + " is pruned and cannot be cut short"};
+      }
+      AddView(run.codec->id(), run.encoded, run.token_capacity, tokens, first_position);
+      if (tokens > 0) {
+        views_.back().token_indices = run.token_indices;
+        views_.back().token_weights = run.token_weights;
+      }
+    }
+    return {};
+  }
+
+  void AddView(CodecId codec,
+               std::span<const std::byte> encoded,
+               int32_t token_capacity,
+               int64_t num_tokens,
+               int64_t first_position) {
+    if (num_tokens > 0) {
+      KvView view{codec};
+      view.encoded = encoded;
+      view.token_capacity = token_capacity;
+      view.num_tokens = static_cast<int32_t>(num_tokens);
+      view.first_position = first_position;
+      views_.push_back(view);
+    }
+  }
+
+  // The bytes of a read in flight belong to the I/O threads: they stay charged until those are
+  // done.
+  static void Drain(Batch& batch) {
+    for (Read& read : batch.reads) {
+      read.records.wait();
+    }
+    batch = Batch{};
+  }
+
+  PageCursorDeps deps_;
+  uint16_t layer_;
+  std::vector<PageSegment> segments_;
+  size_t segment_ = 0;  // where the next request goes on
+  int64_t page_ = 0;
+  Batch current_;
+  Batch ahead_;
+  std::vector<KvView> views_;
+};
+
+}  // namespace
+
+RecordId PageSegment::IdOf(int64_t page, uint16_t layer) const {
+  return {PageKey{space, owner, layer, layer, static_cast<uint64_t>(page)},
+          source == Source::kTail ? tail_version : 0};
+}
+
+PageIdentity PageSegment::IdentityOf(int64_t page, uint16_t layer, const RunShape& shape) const {
+  const RecordId id = IdOf(page, layer);
+  PageIdentity identity;
+  identity.key = id.key;
+  identity.kind = source == Source::kTail ? RecordKind::kTail : RecordKind::kSealed;
+  identity.commit_version = id.tail_version;
+  identity.model_hash = model_hash;
+  identity.num_kv_heads = shape.num_kv_heads;
+  identity.head_dim = shape.head_dim;
+  identity.page_tokens = grid.page_tokens();
+  identity.first_position = std::max(grid.FirstPosition(page), first_position);
+  const int64_t end =
+      source == Source::kTail ? std::min(grid.EndPosition(page), length) : grid.EndPosition(page);
+  identity.num_tokens = static_cast<int32_t>(end - identity.first_position);
+  return identity;
+}
+
+std::unique_ptr<PageCursor> MakePageCursor(const PageCursorDeps& deps,
+                                           uint16_t layer,
+                                           std::vector<PageSegment> segments) {
+  return std::make_unique<Cursor>(deps, layer, std::move(segments));
+}
+
+Result<std::shared_ptr<ResidentPage>> LoadRecord(const PageCursorDeps& deps,
+                                                 const RecordId& id,
+                                                 const PageIdentity& identity,
+                                                 uint64_t record_bytes) {
+  if (auto resident = deps.host->Find(id)) {
+    VARVE_RETURN_IF_ERROR(resident->Use());
+    return resident;
+  }
+  if (deps.disk == nullptr) {
+    return Missing(id.key);
+  }
+  VARVE_TRY(
+      HostCharge charge,
+      deps.host->Reserve(record_bytes + HostTier::kRecordOverheadBytes, "a page read from disk"));
+  auto read = id.tail_version == 0 ? deps.disk->GetPages({id.key})
+                                   : deps.disk->GetTailPages(id.tail_version, {id.key});
+  VARVE_TRY(Records records, Await(read, *deps.counters));
+  return Adopt(std::move(records.at(0)), identity, std::move(charge), *deps.counters);
+}
+
+}  // namespace varve

@@ -1,0 +1,371 @@
+#include "kvstore/page_format.h"
+
+#include <bit>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "kvstore/record_keys.h"
+#include "proto/base/hash.h"
+
+namespace varve {
+namespace {
+
+static_assert(std::endian::native == std::endian::little,
+              "records are little-endian and read in place");
+
+constexpr char kMagic[8] = {'V', 'A', 'R', 'V', 'P', 'A', 'G', 'E'};
+
+struct HeaderBytes {
+  char magic[8];
+  uint16_t format_version;
+  uint16_t num_sections;
+  uint8_t kind;
+  uint8_t space;
+  uint16_t reserved0;
+  uint64_t owner;
+  uint16_t first_layer;
+  uint16_t last_layer;
+  uint16_t num_kv_heads;
+  uint16_t head_dim;
+  uint64_t page;
+  int64_t first_position;
+  int32_t num_tokens;
+  int32_t page_tokens;
+  uint64_t model_hash;
+  uint64_t commit_version;
+  uint64_t record_bytes;
+  uint64_t reserved1;
+  uint64_t checksum;
+};
+static_assert(sizeof(HeaderBytes) == 96);
+
+struct SectionBytes {
+  uint16_t kind;
+  uint16_t layer;
+  uint16_t codec_id;
+  uint16_t codec_version;
+  uint64_t tables_hash;
+  int32_t first_token;
+  int32_t num_tokens;
+  int32_t token_capacity;
+  uint32_t run;
+  uint64_t offset;
+  uint64_t bytes;
+};
+static_assert(sizeof(SectionBytes) == 48);
+
+constexpr size_t kChecksumOffset = offsetof(HeaderBytes, checksum);
+constexpr uint16_t kKeyMinMaxVersion = 1;
+constexpr uint16_t kMaxSections = 4096;
+
+size_t AlignUp(size_t bytes) {
+  return (bytes + kSectionAlignment - 1) / kSectionAlignment * kSectionAlignment;
+}
+
+uint64_t Checksum(const PageKey& key, std::span<const std::byte> record) {
+  const uint64_t bound = Hash64(KeyBytes(key));
+  const uint64_t header = Hash64(record.first(kChecksumOffset), bound);
+  return Hash64(record.subspan(sizeof(HeaderBytes)), header);
+}
+
+// Gives every section its offset; returns the record's size.
+size_t LayOut(std::span<Section> sections) {
+  size_t end = AlignUp(sizeof(HeaderBytes) + sections.size() * sizeof(SectionBytes));
+  for (Section& section : sections) {
+    section.offset = end;
+    end = AlignUp(end + section.bytes);
+  }
+  return end;
+}
+
+Error Corrupt(const PageIdentity& expected, std::string_view what) {
+  return Error{ErrorCode::kPageCorrupt,
+               fmt::format("{} is corrupt: {}", DescribeKey(expected.key), what)};
+}
+
+PageKey KeyOf(const HeaderBytes& header) {
+  return PageKey{static_cast<PageKey::Space>(header.space),
+                 header.owner,
+                 header.first_layer,
+                 header.last_layer,
+                 header.page};
+}
+
+// Steps 1 to 4: are these the undamaged bytes of a record of this format, stored under this key?
+Result<HeaderBytes> CheckEnvelope(std::span<const std::byte> bytes, const PageIdentity& expected) {
+  HeaderBytes header;
+  if (bytes.size() < sizeof(header)) {
+    return Corrupt(expected, fmt::format("{} bytes are less than a header", bytes.size()));
+  }
+  std::memcpy(&header, bytes.data(), sizeof(header));
+  if (std::memcmp(header.magic, kMagic, sizeof(kMagic)) != 0) {
+    return Corrupt(expected, "it does not begin with VARVPAGE");
+  }
+  if (header.format_version != kPageFormatVersion) {
+    return Error{ErrorCode::kVersionSkew,
+                 fmt::format("{} has page format version {}; this build reads version {}",
+                             DescribeKey(expected.key),
+                             header.format_version,
+                             kPageFormatVersion)};
+  }
+  if (header.record_bytes != bytes.size()) {
+    return Corrupt(expected,
+                   fmt::format("{} bytes are there of {}", bytes.size(), header.record_bytes));
+  }
+  if (Checksum(expected.key, bytes) != header.checksum) {
+    const PageKey actual = KeyOf(header);
+    if (!(actual == expected.key) && Checksum(actual, bytes) == header.checksum) {
+      return Corrupt(expected, "the bytes are those of " + DescribeKey(actual));
+    }
+    return Corrupt(expected, "its checksum does not match");
+  }
+  return header;
+}
+
+Result<void> CheckIdentity(const HeaderBytes& header, const PageIdentity& expected) {
+  if (!(KeyOf(header) == expected.key)) {
+    return Corrupt(expected, "the bytes are those of " + DescribeKey(KeyOf(header)));
+  }
+  if (header.model_hash != expected.model_hash) {
+    return Error{ErrorCode::kModelMismatch,
+                 fmt::format("{} was computed with model {}, not with {}",
+                             DescribeKey(expected.key),
+                             HashToHex(header.model_hash),
+                             HashToHex(expected.model_hash))};
+  }
+  if (header.kind != static_cast<uint8_t>(expected.kind) ||
+      header.commit_version != expected.commit_version ||
+      header.num_kv_heads != expected.num_kv_heads || header.head_dim != expected.head_dim ||
+      header.first_position != expected.first_position ||
+      header.num_tokens != expected.num_tokens || header.page_tokens != expected.page_tokens ||
+      header.reserved0 != 0 || header.reserved1 != 0) {
+    return Corrupt(
+        expected,
+        fmt::format("it holds {} tokens at position {} of another version or shape, not {} at {}",
+                    header.num_tokens,
+                    header.first_position,
+                    expected.num_tokens,
+                    expected.first_position));
+  }
+  return {};
+}
+
+Result<PageRun> ParseRun(const SectionBytes& row,
+                         std::span<const std::byte> body,
+                         const PageIdentity& expected) {
+  auto codec = FindCodec(static_cast<CodecId>(row.codec_id));
+  if (!codec) {
+    return Error{ErrorCode::kCodecMismatch,
+                 fmt::format("{}: {}", DescribeKey(expected.key), codec.error().message)};
+  }
+  if (row.codec_version != (*codec)->version()) {
+    return Error{ErrorCode::kCodecMismatch,
+                 fmt::format("{} was written by version {} of codec {}; this build has version {}",
+                             DescribeKey(expected.key),
+                             row.codec_version,
+                             (*codec)->name(),
+                             (*codec)->version())};
+  }
+  if (row.tables_hash != 0) {
+    return Error{ErrorCode::kCodecMismatch,
+                 fmt::format("{} needs the tables {} of codec {}, which are not loaded",
+                             DescribeKey(expected.key),
+                             HashToHex(row.tables_hash),
+                             (*codec)->name())};
+  }
+  const bool fits = row.num_tokens > 0 && row.num_tokens <= row.token_capacity &&
+                    row.token_capacity <= kMaxPageTokens && row.first_token >= 0 &&
+                    row.first_token <= expected.num_tokens - row.num_tokens;
+  if (!fits || (*codec)->EncodedBytes(
+                   {expected.num_kv_heads, expected.head_dim, row.token_capacity}) != row.bytes) {
+    return Corrupt(expected, "a run does not have the size of its tokens");
+  }
+  return PageRun{*codec,
+                 row.layer,
+                 row.first_token,
+                 row.num_tokens,
+                 row.token_capacity,
+                 body,
+                 nullptr,
+                 nullptr};
+}
+
+// Token indices and weights belong to an earlier run row and have one 32-bit entry per head and
+// token.
+Result<void> AttachToRun(const SectionBytes& row,
+                         std::span<const std::byte> body,
+                         const PageIdentity& expected,
+                         std::span<const size_t> run_of_row,
+                         std::vector<PageRun>& runs) {
+  if (row.run >= run_of_row.size() || run_of_row[row.run] >= runs.size()) {
+    return Corrupt(expected, "a section belongs to a run that is not there");
+  }
+  PageRun& run = runs[run_of_row[row.run]];
+  if (body.size() != sizeof(int32_t) * static_cast<size_t>(expected.num_kv_heads) *
+                         static_cast<size_t>(run.num_tokens)) {
+    return Corrupt(expected, "token indices or weights do not have the size of their run");
+  }
+  if (row.kind == static_cast<uint16_t>(SectionKind::kTokenIndices)) {
+    run.token_indices = reinterpret_cast<const int32_t*>(body.data());
+    for (size_t i = 0; i < body.size() / sizeof(int32_t); ++i) {
+      if (run.token_indices[i] < 0 || run.token_indices[i] >= expected.page_tokens) {
+        return Corrupt(expected, "a token index lies outside its page");
+      }
+    }
+  } else {
+    run.token_weights = reinterpret_cast<const float*>(body.data());
+  }
+  return {};
+}
+
+}  // namespace
+
+std::string DescribeKey(const PageKey& key) {
+  return fmt::format("{} {} layer {} page {}",
+                     key.space == PageKey::Space::kContext ? "context" : "sequence",
+                     key.owner,
+                     key.first_layer,
+                     key.page);
+}
+
+size_t PageRecordBytes(std::span<const Section> sections) {
+  std::vector<Section> copy(sections.begin(), sections.end());
+  return LayOut(copy);
+}
+
+Section RunSection(const Codec& codec,
+                   const PageIdentity& identity,
+                   uint16_t layer,
+                   int32_t first_token,
+                   int32_t num_tokens) {
+  Section section;
+  section.kind = SectionKind::kRun;
+  section.layer = layer;
+  section.codec = codec.id();
+  section.codec_version = codec.version();
+  section.first_token = first_token;
+  section.num_tokens = num_tokens;
+  section.token_capacity = num_tokens;
+  section.bytes = codec.EncodedBytes({identity.num_kv_heads, identity.head_dim, num_tokens});
+  return section;
+}
+
+Section KeyMinMaxSection(const PageIdentity& identity, uint16_t layer) {
+  Section section;
+  section.kind = SectionKind::kKeyMinMax;
+  section.layer = layer;
+  section.codec = CodecId::kBf16;
+  section.codec_version = kKeyMinMaxVersion;
+  section.num_tokens = identity.num_tokens;
+  section.bytes = size_t{2} * sizeof(uint16_t) * static_cast<size_t>(identity.num_kv_heads) *
+                  static_cast<size_t>(identity.head_dim);
+  return section;
+}
+
+PageRecordWriter::PageRecordWriter(const PageIdentity& identity, std::vector<Section> sections)
+    : identity_(identity), sections_(std::move(sections)), bytes_(LayOut(sections_)) {
+  VARVE_CHECK(!sections_.empty() && sections_.size() <= kMaxSections);
+}
+
+std::span<std::byte> PageRecordWriter::section(size_t index) {
+  return std::span(bytes_).subspan(sections_[index].offset, sections_[index].bytes);
+}
+
+std::vector<std::byte> PageRecordWriter::Finish() && {
+  size_t at = sizeof(HeaderBytes);
+  for (const Section& s : sections_) {
+    const SectionBytes row{static_cast<uint16_t>(s.kind),
+                           s.layer,
+                           static_cast<uint16_t>(s.codec),
+                           s.codec_version,
+                           s.tables_hash,
+                           s.first_token,
+                           s.num_tokens,
+                           s.token_capacity,
+                           s.run,
+                           s.offset,
+                           s.bytes};
+    std::memcpy(bytes_.data() + at, &row, sizeof(row));
+    at += sizeof(row);
+  }
+  HeaderBytes header{};
+  std::memcpy(header.magic, kMagic, sizeof(kMagic));
+  header.format_version = kPageFormatVersion;
+  header.num_sections = static_cast<uint16_t>(sections_.size());
+  header.kind = static_cast<uint8_t>(identity_.kind);
+  header.space = static_cast<uint8_t>(identity_.key.space);
+  header.owner = identity_.key.owner;
+  header.first_layer = identity_.key.first_layer;
+  header.last_layer = identity_.key.last_layer;
+  header.num_kv_heads = static_cast<uint16_t>(identity_.num_kv_heads);
+  header.head_dim = static_cast<uint16_t>(identity_.head_dim);
+  header.page = identity_.key.page;
+  header.first_position = identity_.first_position;
+  header.num_tokens = identity_.num_tokens;
+  header.page_tokens = identity_.page_tokens;
+  header.model_hash = identity_.model_hash;
+  header.commit_version = identity_.commit_version;
+  header.record_bytes = bytes_.size();
+  std::memcpy(bytes_.data(), &header, sizeof(header));
+  header.checksum = Checksum(identity_.key, bytes_);
+  std::memcpy(bytes_.data() + kChecksumOffset, &header.checksum, sizeof(header.checksum));
+  return std::move(bytes_);
+}
+
+Result<PageRecord> ParsePageRecord(std::span<const std::byte> bytes, const PageIdentity& expected) {
+  VARVE_TRY(const HeaderBytes header, CheckEnvelope(bytes, expected));
+  VARVE_RETURN_IF_ERROR(CheckIdentity(header, expected));
+  if (header.num_sections == 0 || header.num_sections > kMaxSections ||
+      sizeof(header) + header.num_sections * sizeof(SectionBytes) > bytes.size()) {
+    return Corrupt(expected, "its section table does not fit");
+  }
+  PageRecord record{expected, {}, {}};
+  std::vector<size_t> run_of_row(header.num_sections, SIZE_MAX);
+  uint64_t previous_end = sizeof(header) + header.num_sections * sizeof(SectionBytes);
+  for (size_t i = 0; i < header.num_sections; ++i) {
+    SectionBytes row;
+    std::memcpy(&row, bytes.data() + sizeof(header) + i * sizeof(row), sizeof(row));
+    if (row.offset % kSectionAlignment != 0 || row.offset < previous_end ||
+        row.offset > bytes.size() || row.bytes > bytes.size() - row.offset ||
+        row.layer < header.first_layer || row.layer > header.last_layer) {
+      return Corrupt(expected, "a section lies outside the record or its layers");
+    }
+    previous_end = row.offset + row.bytes;
+    const auto body = bytes.subspan(row.offset, row.bytes);
+    switch (static_cast<SectionKind>(row.kind)) {
+      case SectionKind::kRun: {
+        VARVE_TRY(PageRun run, ParseRun(row, body, expected));
+        run_of_row[i] = record.runs.size();
+        record.runs.push_back(run);
+        break;
+      }
+      case SectionKind::kTokenIndices:
+      case SectionKind::kTokenWeights:
+        VARVE_RETURN_IF_ERROR(AttachToRun(row, body, expected, run_of_row, record.runs));
+        break;
+      case SectionKind::kKeyMinMax:
+        if (row.codec_version != kKeyMinMaxVersion ||
+            row.codec_id != static_cast<uint16_t>(CodecId::kBf16)) {
+          return Error{ErrorCode::kVersionSkew,
+                       fmt::format("{} has key bounds of layout {}; this build reads layout {}",
+                                   DescribeKey(expected.key),
+                                   row.codec_version,
+                                   kKeyMinMaxVersion)};
+        }
+        if (row.bytes != KeyMinMaxSection(expected, row.layer).bytes) {
+          return Corrupt(expected, "its key bounds do not have the size of the heads");
+        }
+        record.key_min_max = body;
+        break;
+      default:
+        return Error{ErrorCode::kVersionSkew,
+                     fmt::format("{} has a section of kind {}, which this build does not know",
+                                 DescribeKey(expected.key),
+                                 row.kind)};
+    }
+  }
+  return record;
+}
+
+}  // namespace varve

@@ -1,0 +1,124 @@
+// The bytes of a page record, format version 1: what FORMAT.md says, as code. Writer and reader of
+// pages and of unsealed tails both go through this file and nothing else knows the offsets.
+//
+// A record is a header, a section table and aligned sections. Its checksum is seeded with the key
+// under which it is stored, so that an intact record of another page is refused too. Whatever this
+// build does not know (format version, section kind, codec, codec version, codec tables) is refused
+// by name, never guessed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/codec/codec.h"
+#include "kvstore/disk_tier.h"
+#include "proto/base/result.h"
+
+namespace varve {
+
+inline constexpr uint16_t kPageFormatVersion = 1;
+inline constexpr size_t kSectionAlignment = 64;
+inline constexpr int32_t kMaxPageTokens = 1 << 16;
+
+// Embedded on disk: do not change or reuse a value.
+enum class RecordKind : uint8_t {
+  kSealed = 1,  // immutable page
+  kTail = 2,    // tokens of a page that was not sealed when its version was committed
+};
+
+// Embedded on disk: do not change or reuse a value.
+enum class SectionKind : uint16_t {
+  kRun = 1,  // encoded K and V
+  kTokenIndices =
+      2,  // int32 [num_kv_heads, num_tokens] of a pruned run, offsets from the run's first position
+  kTokenWeights = 3,  // float [num_kv_heads, num_tokens] of a pruned run
+  kKeyMinMax = 4,  // bf16 [2, num_kv_heads, head_dim]: lower, then upper bound of the decoded keys
+};
+
+// What a record claims to be and a reader expects: equality is checked field by field.
+struct PageIdentity {
+  PageKey key;
+  RecordKind kind = RecordKind::kSealed;
+  uint64_t commit_version = 0;  // of a tail; 0 for sealed pages
+  uint64_t model_hash = 0;
+  int32_t num_kv_heads = 0;
+  int32_t head_dim = 0;
+  int32_t page_tokens = 0;
+  int64_t first_position = 0;  // position in the sequence of the record's token 0
+  int32_t num_tokens = 0;
+};
+
+// One row of the section table, before (writer) or after (reader) its place is known.
+struct Section {
+  SectionKind kind = SectionKind::kRun;
+  uint16_t layer = 0;
+  CodecId codec{};             // of a run
+  uint16_t codec_version = 0;  // of a run's codec, or of the summary's layout
+  uint64_t tables_hash = 0;    // CodecTables::hash, 0 for none
+  int32_t first_token = 0;     // offset from the record's first position
+  int32_t num_tokens = 0;
+  int32_t token_capacity = 0;
+  uint32_t run = 0;  // indices, weights: the row of the run that they belong to
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+};
+
+// Bytes of a record with these sections.
+size_t PageRecordBytes(std::span<const Section> sections);
+
+// A row for a run of `num_tokens` tokens, capacity for exactly them.
+Section RunSection(const Codec& codec,
+                   const PageIdentity& identity,
+                   uint16_t layer,
+                   int32_t first_token,
+                   int32_t num_tokens);
+// A row for the key bounds over the whole record.
+Section KeyMinMaxSection(const PageIdentity& identity, uint16_t layer);
+
+// Writes one record: lay out, fill section(i), Finish.
+class PageRecordWriter {
+ public:
+  PageRecordWriter(const PageIdentity& identity, std::vector<Section> sections);
+
+  std::span<std::byte> section(size_t index);
+  // Writes header, table and checksum and hands the record over.
+  std::vector<std::byte> Finish() &&;
+
+ private:
+  PageIdentity identity_;
+  std::vector<Section> sections_;
+  std::vector<std::byte> bytes_;
+};
+
+// One encoded run of a parsed record. Points into the record's bytes.
+struct PageRun {
+  const Codec* codec = nullptr;
+  uint16_t layer = 0;
+  int32_t first_token = 0;
+  int32_t num_tokens = 0;
+  int32_t token_capacity = 0;
+  std::span<const std::byte> encoded;
+  const int32_t* token_indices = nullptr;  // [num_kv_heads, num_tokens], null unless pruned
+  const float* token_weights = nullptr;    // [num_kv_heads, num_tokens], null unless pruned
+};
+
+// A parsed record. Points into the record's bytes.
+struct PageRecord {
+  PageIdentity identity;
+  std::vector<PageRun> runs;               // in token order
+  std::span<const std::byte> key_min_max;  // bf16 [2, num_kv_heads, head_dim]; empty: none
+};
+
+// Checks a record against what the reader asked for, the checksum first, and parses it. `bytes`
+// must outlive the result. Errors: kPageCorrupt (truncated, damaged, or a record of another key),
+// kVersionSkew (format version or section kind), kCodecMismatch (codec, its version or its tables),
+// kModelMismatch.
+Result<PageRecord> ParsePageRecord(std::span<const std::byte> bytes, const PageIdentity& expected);
+
+// "context 7 layer 3 page 12", for messages.
+std::string DescribeKey(const PageKey& key);
+
+}  // namespace varve

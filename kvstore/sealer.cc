@@ -1,0 +1,204 @@
+#include "kvstore/sealer.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include <fmt/format.h>
+
+namespace varve {
+namespace {
+
+// Nearest bf16 that is not above (below) the value, so that a bound stays a bound.
+uint16_t RoundDown(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const bool inexact_negative = (bits & 0xffffU) != 0 && (bits & 0x80000000U) != 0;
+  return static_cast<uint16_t>((bits >> 16) + (inexact_negative ? 1 : 0));
+}
+
+uint16_t RoundUp(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const bool inexact_positive = (bits & 0xffffU) != 0 && (bits & 0x80000000U) == 0;
+  return static_cast<uint16_t>((bits >> 16) + (inexact_positive ? 1 : 0));
+}
+
+Error BadPolicy(std::string what) {
+  return Error{ErrorCode::kInvalidArgument, "kv policy: " + std::move(what)};
+}
+
+}  // namespace
+
+Result<ResolvedPolicy> ResolvedPolicy::Resolve(const KvPolicy& policy) {
+  if (policy.page_tokens < 1 || policy.page_tokens > kMaxPageTokens) {
+    return BadPolicy(
+        fmt::format("page_tokens is {}; it must be 1 to {}", policy.page_tokens, kMaxPageTokens));
+  }
+  if (policy.sink_tokens < 0) {
+    return BadPolicy(fmt::format("sink_tokens is {}; it must not be negative", policy.sink_tokens));
+  }
+  if (policy.recent_window_tokens < 0) {
+    return BadPolicy(fmt::format("recent_window_tokens is {}; it must not be negative",
+                                 policy.recent_window_tokens));
+  }
+  VARVE_TRY(const Codec* codec, FindCodec(policy.codec));
+  VARVE_TRY(const Codec* exact, FindCodec(policy.exact_codec));
+  if (exact->id() != CodecId::kF32 && exact->id() != CodecId::kBf16) {
+    return BadPolicy(fmt::format("exact_codec is {}; it must be bf16 or f32", policy.exact_codec));
+  }
+  VARVE_CHECK(exact->appendable());
+  return ResolvedPolicy{policy, codec, exact};
+}
+
+uint64_t Sealer::WorkspaceBytes(const ResolvedPolicy& policy) const {
+  const auto tokens = static_cast<uint64_t>(policy.policy.page_tokens);
+  PageIdentity identity;
+  identity.num_kv_heads = geometry_.num_kv_heads;
+  identity.head_dim = geometry_.head_dim;
+  identity.page_tokens = policy.policy.page_tokens;
+  identity.num_tokens = policy.policy.page_tokens;
+  return 2 * tokens * TokenFloats() * sizeof(float) +
+         std::max(SealedBytes(policy, identity), TailBytes(policy, identity));
+}
+
+void Sealer::Reserve(const ResolvedPolicy& policy) {
+  const size_t floats = static_cast<size_t>(policy.policy.page_tokens) * TokenFloats();
+  if (k_.size() < floats) {
+    k_.resize(floats);
+    v_.resize(floats);
+  }
+}
+
+std::vector<Section> Sealer::SealedSections(const ResolvedPolicy& policy,
+                                            const PageIdentity& identity) const {
+  const uint16_t layer = identity.key.first_layer;
+  const auto sinks = static_cast<int32_t>(std::clamp<int64_t>(
+      policy.policy.sink_tokens - identity.first_position, 0, identity.num_tokens));
+  std::vector<Section> sections;
+  if (sinks > 0) {
+    sections.push_back(RunSection(*policy.exact, identity, layer, 0, sinks));
+  }
+  if (sinks < identity.num_tokens) {
+    sections.push_back(
+        RunSection(*policy.codec, identity, layer, sinks, identity.num_tokens - sinks));
+  }
+  // A sliding-window layer reads every page that it keeps: it has no use for bounds. Keys before
+  // RoPE are not in the space in which queries score them: no bounds either.
+  if (geometry_.layer_windows[layer] == 0 && !policy.codec->keys_before_rope()) {
+    sections.push_back(KeyMinMaxSection(identity, layer));
+  }
+  return sections;
+}
+
+uint64_t Sealer::SealedBytes(const ResolvedPolicy& policy, const PageIdentity& identity) const {
+  return PageRecordBytes(SealedSections(policy, identity));
+}
+
+uint64_t Sealer::TailBytes(const ResolvedPolicy& policy, const PageIdentity& identity) const {
+  const Section run =
+      RunSection(*policy.exact, identity, identity.key.first_layer, 0, identity.num_tokens);
+  return PageRecordBytes({&run, 1});
+}
+
+std::vector<std::byte> Sealer::Seal(const ResolvedPolicy& policy,
+                                    const PageIdentity& identity,
+                                    const UnsealedRun& run) {
+  VARVE_CHECK(identity.num_tokens == run.token_capacity &&
+              identity.num_tokens <= policy.policy.page_tokens);
+  policy.exact->Decode(ShapeOf(run.token_capacity),
+                       0,
+                       identity.num_tokens,
+                       run.bytes,
+                       nullptr,
+                       k_.data(),
+                       v_.data());
+  const std::vector<Section> sections = SealedSections(policy, identity);
+  PageRecordWriter writer(identity, sections);
+  for (size_t i = 0; i < sections.size(); ++i) {
+    const Section& section = sections[i];
+    if (section.kind == SectionKind::kKeyMinMax) {
+      BoundKeys(identity.num_tokens, writer.section(i));
+      continue;
+    }
+    const Codec& codec = section.codec == policy.exact->id() ? *policy.exact : *policy.codec;
+    float* k = k_.data() + static_cast<size_t>(section.first_token) * TokenFloats();
+    float* v = v_.data() + static_cast<size_t>(section.first_token) * TokenFloats();
+    codec.Encode(ShapeOf(section.token_capacity),
+                 0,
+                 section.num_tokens,
+                 k,
+                 v,
+                 TokenFloats(),
+                 nullptr,
+                 writer.section(i));
+    // The bounds are those of the keys that a reader will decode.
+    codec.Decode(
+        ShapeOf(section.token_capacity), 0, section.num_tokens, writer.section(i), nullptr, k, v);
+  }
+  return std::move(writer).Finish();
+}
+
+void Sealer::BoundKeys(int32_t num_tokens, std::span<std::byte> out) const {
+  const size_t channels = TokenFloats();
+  std::vector<float> low(k_.begin(), k_.begin() + static_cast<ptrdiff_t>(channels));
+  std::vector<float> high = low;
+  for (int32_t t = 1; t < num_tokens; ++t) {
+    const float* key = k_.data() + static_cast<size_t>(t) * channels;
+    for (size_t c = 0; c < channels; ++c) {
+      low[c] = std::min(low[c], key[c]);
+      high[c] = std::max(high[c], key[c]);
+    }
+  }
+  for (size_t c = 0; c < channels; ++c) {
+    const uint16_t low_bits = RoundDown(low[c]);
+    const uint16_t high_bits = RoundUp(high[c]);
+    std::memcpy(out.data() + c * sizeof(uint16_t), &low_bits, sizeof(uint16_t));
+    std::memcpy(out.data() + (channels + c) * sizeof(uint16_t), &high_bits, sizeof(uint16_t));
+  }
+}
+
+std::vector<std::byte> Sealer::WriteTail(const ResolvedPolicy& policy,
+                                         const PageIdentity& identity,
+                                         const UnsealedRun& run) {
+  VARVE_CHECK(identity.num_tokens <= run.token_capacity);
+  policy.exact->Decode(ShapeOf(run.token_capacity),
+                       0,
+                       identity.num_tokens,
+                       run.bytes,
+                       nullptr,
+                       k_.data(),
+                       v_.data());
+  PageRecordWriter writer(
+      identity,
+      {RunSection(*policy.exact, identity, identity.key.first_layer, 0, identity.num_tokens)});
+  policy.exact->Encode(ShapeOf(identity.num_tokens),
+                       0,
+                       identity.num_tokens,
+                       k_.data(),
+                       v_.data(),
+                       TokenFloats(),
+                       nullptr,
+                       writer.section(0));
+  return std::move(writer).Finish();
+}
+
+void Sealer::ReadTail(const ResolvedPolicy& policy, const PageRecord& record, UnsealedRun& run) {
+  for (const PageRun& part : record.runs) {
+    part.codec->Decode(ShapeOf(part.token_capacity),
+                       0,
+                       part.num_tokens,
+                       part.encoded,
+                       nullptr,
+                       k_.data(),
+                       v_.data());
+    policy.exact->Encode(ShapeOf(run.token_capacity),
+                         part.first_token,
+                         part.num_tokens,
+                         k_.data(),
+                         v_.data(),
+                         TokenFloats(),
+                         nullptr,
+                         run.bytes);
+  }
+}
+
+}  // namespace varve

@@ -1,0 +1,77 @@
+// Turns unsealed runs into records and back: sealing (encode, summarise, checksum), and the compact
+// tail records by which an unsealed run survives a restart bit for bit.
+//
+// Holds a workspace of two float pages, sized once for the largest page seen.
+// Threads: one caller at a time.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/codec/codec.h"
+#include "kvstore/host_tier.h"
+#include "kvstore/kv_geometry.h"
+#include "kvstore/page_format.h"
+#include "proto/kv_policy.h"
+
+namespace varve {
+
+// A policy whose names are resolved and whose numbers are checked.
+struct ResolvedPolicy {
+  KvPolicy policy;
+  const Codec* codec = nullptr;
+  const Codec* exact = nullptr;
+
+  // Errors: kInvalidArgument naming the field.
+  static Result<ResolvedPolicy> Resolve(const KvPolicy& policy);
+};
+
+// The unsealed tokens of one page and layer: an encoded run of the exact codec that grows in place.
+struct UnsealedRun {
+  int64_t first_position = 0;
+  int32_t token_capacity = 0;  // up to the page's end
+  std::vector<std::byte> bytes;
+  HostCharge charge;
+};
+
+class Sealer {
+ public:
+  explicit Sealer(const KvGeometry& geometry) : geometry_(geometry) {}
+
+  // Bytes that Reserve(policy) makes this object and one record under construction hold.
+  uint64_t WorkspaceBytes(const ResolvedPolicy& policy) const;
+  void Reserve(const ResolvedPolicy& policy);
+
+  RunShape ShapeOf(int32_t token_capacity) const {
+    return {geometry_.num_kv_heads, geometry_.head_dim, token_capacity};
+  }
+  // The record's size, known without its bytes.
+  uint64_t SealedBytes(const ResolvedPolicy& policy, const PageIdentity& identity) const;
+  uint64_t TailBytes(const ResolvedPolicy& policy, const PageIdentity& identity) const;
+
+  // The record of a full run: sinks in the exact codec, the rest in the policy's, key bounds for
+  // global layers. REQUIRES: identity.num_tokens == run.token_capacity.
+  std::vector<std::byte> Seal(const ResolvedPolicy& policy,
+                              const PageIdentity& identity,
+                              const UnsealedRun& run);
+  // The first identity.num_tokens tokens of a run, exactly, without the room that is still free.
+  std::vector<std::byte> WriteTail(const ResolvedPolicy& policy,
+                                   const PageIdentity& identity,
+                                   const UnsealedRun& run);
+  // Fills `run` (whose bytes have their size) from the runs of a parsed tail record.
+  void ReadTail(const ResolvedPolicy& policy, const PageRecord& record, UnsealedRun& run);
+
+ private:
+  std::vector<Section> SealedSections(const ResolvedPolicy& policy,
+                                      const PageIdentity& identity) const;
+  void BoundKeys(int32_t num_tokens, std::span<std::byte> out) const;
+  size_t TokenFloats() const {
+    return static_cast<size_t>(geometry_.num_kv_heads) * static_cast<size_t>(geometry_.head_dim);
+  }
+
+  KvGeometry geometry_;
+  std::vector<float> k_;  // [page_tokens, num_kv_heads, head_dim]
+  std::vector<float> v_;  // [page_tokens, num_kv_heads, head_dim]
+};
+
+}  // namespace varve

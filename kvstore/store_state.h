@@ -1,0 +1,68 @@
+// What a store remembers about its contexts and its open sequences. Plain data; kv_store_impl.h
+// says who changes it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "kvstore/host_tier.h"
+#include "kvstore/page_grid.h"
+#include "kvstore/sealer.h"
+#include "proto/base/ids.h"
+#include "proto/context_manifest.h"
+
+namespace varve {
+
+// The sealed pages that sliding-window layers hold: those of global layers follow from the length.
+using WindowPages = std::vector<std::set<int64_t>>;  // [num_layers]
+
+// A registered context: its committed state, and who uses it.
+struct ContextState {
+  ContextManifest committed;
+  ResolvedPolicy policy;
+  PageGrid grid;
+  std::optional<SequenceId> ingest;
+  // Open requests: the versions and lengths that they read keep old tails and window pages alive.
+  std::multiset<uint64_t> snapshot_versions;
+  std::multiset<int64_t> snapshot_tokens;
+  WindowPages window_pages;        // of the committed state and of the ingest
+  std::vector<int64_t> kept_from;  // [num_layers] pages below are gone for ever (sliding windows)
+  uint64_t released_before = 0;    // versions below have been let go
+  HostCharge charge;
+
+  bool in_use() const { return ingest.has_value() || !snapshot_versions.empty(); }
+};
+
+// An open sequence: an ingest (it is its context) or a request (it may read one).
+struct SequenceState {
+  SequenceId id;
+  std::shared_ptr<ContextState> context;  // null for a request without a context
+  bool is_ingest = false;
+  ResolvedPolicy policy;  // of the sequence's own pages
+  PageGrid grid;
+  uint64_t model_hash = 0;
+  // The snapshot that a request reads: positions [0, base_tokens) of the context as of
+  // base_version.
+  int64_t base_tokens = 0;
+  int64_t base_length = 0;
+  uint64_t base_version = 0;
+
+  int64_t length = 0;
+  int32_t step_tokens = 0;                           // > 0: between BeginStep and EndStep
+  std::vector<int64_t> sealed_end;                   // [num_layers] own pages below are sealed
+  WindowPages window_pages;                          // of a request; an ingest's are its context's
+  std::vector<std::map<int64_t, UnsealedRun>> runs;  // [num_layers] by page
+  HostCharge charge;
+
+  PageKey::Space space() const {
+    return is_ingest ? PageKey::Space::kContext : PageKey::Space::kScratch;
+  }
+  uint64_t owner() const { return is_ingest ? context->committed.id.value : id.value; }
+  int64_t own_first_page() const { return grid.PageOf(base_tokens); }
+};
+
+}  // namespace varve
