@@ -1,0 +1,44 @@
+#include <array>
+#include <string>
+
+#include "kernels/codec/codec.h"
+#include "kernels/codec/codecs.h"
+
+namespace varve {
+
+std::span<const Codec* const> AllCodecs() {
+  // One line per codec: this is the list. In the order in which tables show them.
+  static const std::array<const Codec*, 3> kCodecs = {F32Codec(), Bf16Codec(), Int8Codec()};
+  return kCodecs;
+}
+
+Result<const Codec*> FindCodec(CodecId id) {
+  for (const Codec* codec : AllCodecs()) {
+    if (codec->id() == id) {
+      return codec;
+    }
+  }
+  return Error{ErrorCode::kCodecMismatch,
+               "codec id " + std::to_string(static_cast<unsigned>(id)) +
+                   " is not known to this build: the page was written by a newer one"};
+}
+
+Result<const Codec*> FindCodec(std::string_view name) {
+  std::string known;
+  for (const Codec* codec : AllCodecs()) {
+    if (codec->name() == name) {
+      return codec;
+    }
+    known += known.empty() ? "" : ", ";
+    known += codec->name();
+  }
+  return Error{ErrorCode::kInvalidArgument,
+               "there is no codec '" + std::string(name) + "'; there are: " + known};
+}
+
+double Codec::BitsPerValue(const RunShape& shape) const {
+  const double values = 2.0 * shape.num_kv_heads * shape.token_capacity * shape.head_dim;
+  return 8.0 * static_cast<double>(EncodedBytes(shape)) / values;
+}
+
+}  // namespace varve

@@ -1,0 +1,358 @@
+// Attention of few rows (decode): all query heads of a kv head are served from registers while its
+// encoded bytes go by.
+#include "kernels/cpu/simd.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/attend_few.cc"
+#include "kernels/cpu/attend_block.h"
+#include "kernels/cpu/attend_tile-inl.h"
+#include "proto/base/check.h"
+
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace varve::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using FourTag = hn::FixedTag<float, 4>;
+
+// Sums the parts of a vector down to four lanes.
+template <class D>
+HWY_INLINE hn::Vec<FourTag> FoldToFour(D /*d*/, hn::Vec<D> x) {
+  if constexpr (hn::MaxLanes(D()) == 4) {
+    return x;
+  } else {
+    const hn::Half<D> half;
+    return FoldToFour(half, hn::Add(hn::LowerHalf(half, x), hn::UpperHalf(half, x)));
+  }
+}
+
+// The four sums over the lanes of a, b, c and e.
+template <class D>
+HWY_INLINE hn::Vec<FourTag> SumFour(D d, hn::Vec<D> a, hn::Vec<D> b, hn::Vec<D> c, hn::Vec<D> e) {
+  const FourTag four;
+  const hn::FixedTag<double, 2> pairs;
+  const auto a4 = FoldToFour(d, a);
+  const auto b4 = FoldToFour(d, b);
+  const auto c4 = FoldToFour(d, c);
+  const auto e4 = FoldToFour(d, e);
+  const auto ab = hn::BitCast(
+      pairs, hn::Add(hn::InterleaveLower(four, a4, b4), hn::InterleaveUpper(four, a4, b4)));
+  const auto ce = hn::BitCast(
+      pairs, hn::Add(hn::InterleaveLower(four, c4, e4), hn::InterleaveUpper(four, c4, e4)));
+  return hn::Add(hn::BitCast(four, hn::InterleaveLower(pairs, ab, ce)),
+                 hn::BitCast(four, hn::InterleaveUpper(pairs, ab, ce)));
+}
+
+// Scores of kRows queries with kTokens keys: scores[row * kTileTokens + token].
+template <size_t kRows, size_t kTokens, class D, class Reader>
+HWY_INLINE void ScoreTokens(D d,
+                            const Reader& reader,
+                            size_t token,
+                            const float* HWY_RESTRICT q,
+                            size_t head_dim,
+                            float* HWY_RESTRICT scores) {
+  using V = hn::Vec<D>;
+  V sum[kRows][kTokens];
+#pragma GCC unroll 4
+  for (size_t row = 0; row < kRows; ++row) {
+#pragma GCC unroll 8
+    for (size_t t = 0; t < kTokens; ++t) {
+      sum[row][t] = hn::Zero(d);
+    }
+  }
+  for (size_t i = 0; i < head_dim; i += hn::Lanes(d)) {
+    V key[kTokens];
+#pragma GCC unroll 8
+    for (size_t t = 0; t < kTokens; ++t) {
+      key[t] = reader.Key(d, token + t, i);
+    }
+#pragma GCC unroll 4
+    for (size_t row = 0; row < kRows; ++row) {
+      const V query = hn::LoadU(d, q + row * head_dim + i);
+#pragma GCC unroll 8
+      for (size_t t = 0; t < kTokens; ++t) {
+        sum[row][t] = hn::MulAdd(query, key[t], sum[row][t]);
+      }
+    }
+  }
+  if constexpr (kTokens % 4 == 0) {
+    for (size_t row = 0; row < kRows; ++row) {
+      for (size_t t = 0; t < kTokens; t += 4) {
+        const auto four =
+            SumFour(d, sum[row][t], sum[row][t + 1], sum[row][t + 2], sum[row][t + 3]);
+        hn::StoreU(four, FourTag(), scores + row * kTileTokens + t);
+      }
+    }
+  } else {
+    for (size_t row = 0; row < kRows; ++row) {
+      for (size_t t = 0; t < kTokens; ++t) {
+        scores[row * kTileTokens + t] = SumLanes(d, sum[row][t]);
+      }
+    }
+  }
+}
+
+// Scores of kRows queries with tokens [begin, end) of a tile that starts at `token` of the run.
+template <size_t kRows, class D, class Reader>
+void ScoreRows(D d,
+               const Reader& reader,
+               size_t token,
+               size_t begin,
+               size_t end,
+               const float* q,
+               size_t head_dim,
+               float* scores) {
+  // At most twelve sums, and at least eight to hide the latency of the FMAs.
+  constexpr size_t kTokens = kRows == 1 ? 8 : (kRows == 4 ? 2 : 4);
+  size_t t = begin;
+  for (; t + kTokens <= end; t += kTokens) {
+    ScoreTokens<kRows, kTokens>(d, reader, token + t, q, head_dim, scores + t);
+  }
+  for (; t < end; ++t) {
+    ScoreTokens<kRows, 1>(d, reader, token + t, q, head_dim, scores + t);
+  }
+}
+
+// o[row, i ..] = o * corrections[row] + sum over tokens of weight * value, for kVectors vectors of
+// dimensions.
+template <size_t kRows, size_t kVectors, class D, class Reader>
+HWY_INLINE void AddValues(D d,
+                          const Reader& reader,
+                          size_t token,
+                          size_t begin,
+                          size_t end,
+                          size_t i,
+                          const float* HWY_RESTRICT weights,
+                          const float* corrections,
+                          float* HWY_RESTRICT o,
+                          size_t o_stride) {
+  using V = hn::Vec<D>;
+  const size_t lanes = hn::Lanes(d);
+  V sum[kRows][kVectors];
+#pragma GCC unroll 4
+  for (size_t row = 0; row < kRows; ++row) {
+    const V correction = hn::Set(d, corrections[row]);
+#pragma GCC unroll 8
+    for (size_t v = 0; v < kVectors; ++v) {
+      sum[row][v] = hn::Mul(correction, hn::LoadU(d, o + row * o_stride + i + v * lanes));
+    }
+  }
+  for (size_t t = begin; t < end; ++t) {
+    V value[kVectors];
+#pragma GCC unroll 8
+    for (size_t v = 0; v < kVectors; ++v) {
+      value[v] = reader.Value(d, token + t, i + v * lanes);
+    }
+#pragma GCC unroll 4
+    for (size_t row = 0; row < kRows; ++row) {
+      const V weight = hn::Set(d, weights[row * kTileTokens + t]);
+#pragma GCC unroll 8
+      for (size_t v = 0; v < kVectors; ++v) {
+        sum[row][v] = hn::MulAdd(weight, value[v], sum[row][v]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (size_t row = 0; row < kRows; ++row) {
+#pragma GCC unroll 8
+    for (size_t v = 0; v < kVectors; ++v) {
+      hn::StoreU(sum[row][v], d, o + row * o_stride + i + v * lanes);
+    }
+  }
+}
+
+template <size_t kRows, class D, class Reader>
+void AddRows(D d,
+             const Reader& reader,
+             size_t token,
+             size_t begin,
+             size_t end,
+             size_t head_dim,
+             const float* weights,
+             const float* corrections,
+             float* o,
+             size_t o_stride) {
+  constexpr size_t kVectors = kRows == 1 ? 8 : (kRows == 4 ? 2 : 4);
+  const size_t lanes = hn::Lanes(d);
+  size_t i = 0;
+  for (; i + kVectors * lanes <= head_dim; i += kVectors * lanes) {
+    AddValues<kRows, kVectors>(d, reader, token, begin, end, i, weights, corrections, o, o_stride);
+  }
+  for (; i < head_dim; i += lanes) {
+    AddValues<kRows, 1>(d, reader, token, begin, end, i, weights, corrections, o, o_stride);
+  }
+}
+
+// How many of `rows` rows go together.
+HWY_INLINE size_t NextRows(size_t rows) {
+  return rows == 4 || rows >= 7 ? 4 : std::min<size_t>(rows, 3);
+}
+
+struct FewScratch {
+  float* q;             // [kFewRows, head_dim]
+  float* scores;        // [kFewRows, kTileTokens]
+  float* key_scales;    // [kTileTokens]
+  float* value_scales;  // [kTileTokens]
+  float* weights;       // [kTileTokens]
+  float corrections[kFewRows];
+  RowState states[kFewRows];
+};
+
+template <class D, class Reader>
+void AttendTileFew(D d, const AttendBlock& block, const AttendTile& tile, FewScratch& scratch) {
+  const AttendParams& params = *block.params;
+  const size_t head_dim = params.head_dim;
+  const auto rows = static_cast<size_t>(block.num_rows());
+  const Reader reader(*tile.view, block.kv_head, head_dim);
+  const int64_t first = params.positions[block.first_query];
+  const int64_t last = params.positions[block.first_query + block.num_queries - 1];
+  const size_t begin = tile.Visible(params.window, first).begin;
+  const size_t end = tile.Visible(params.window, last).end;
+  if (begin >= end) {
+    return;
+  }
+  SoftmaxArgs args;
+  args.softcap = params.logit_softcap;
+  args.per_view = params.lse_per_view != nullptr;
+  if constexpr (Reader::kScaled) {
+    for (size_t i = begin; i < end; ++i) {
+      scratch.key_scales[i] = reader.KeyScale(tile.first_token + i);
+      scratch.value_scales[i] = reader.ValueScale(tile.first_token + i);
+    }
+    args.key_scales = scratch.key_scales;
+    args.value_scales = scratch.value_scales;
+  }
+  if (tile.weights != nullptr) {
+    std::copy(tile.weights + begin, tile.weights + end, scratch.weights + begin);
+    args.weights = scratch.weights;
+  }
+  for (size_t row = 0, count; row < rows; row += count) {
+    count = NextRows(rows - row);
+    const float* q = scratch.q + row * head_dim;
+    float* scores = scratch.scores + row * kTileTokens;
+    const auto score = [&](auto score_rows) HWY_ATTR {
+      score_rows(d, reader, tile.first_token, begin, end, q, head_dim, scores);
+    };
+    switch (count) {
+      case 4:
+        score(ScoreRows<4, D, Reader>);
+        break;
+      case 3:
+        score(ScoreRows<3, D, Reader>);
+        break;
+      case 2:
+        score(ScoreRows<2, D, Reader>);
+        break;
+      default:
+        score(ScoreRows<1, D, Reader>);
+        break;
+    }
+  }
+  const size_t lanes = hn::Lanes(d);
+  const size_t padded_begin = begin / lanes * lanes;
+  const size_t padded_end = (end + lanes - 1) / lanes * lanes;
+  for (size_t row = 0; row < rows; ++row) {
+    const int64_t position = block.position(static_cast<int32_t>(row));
+    float* scores = scratch.scores + row * kTileTokens;
+    if (tile.indices != nullptr) {
+      MaskIndices(tile, params.window, position, scores);
+    }
+    const AttendTile::Range range = tile.Visible(params.window, position);
+    scratch.corrections[row] = SoftmaxRow(
+        d, args, padded_begin, padded_end, range.begin, range.end, scores, &scratch.states[row]);
+  }
+  for (size_t row = 0, count; row < rows; row += count) {
+    count = NextRows(rows - row);
+    const auto add = [&](auto add_rows) HWY_ATTR {
+      add_rows(d,
+               reader,
+               tile.first_token,
+               begin,
+               end,
+               head_dim,
+               scratch.scores + row * kTileTokens,
+               scratch.corrections + row,
+               block.o + row * block.o_stride,
+               block.o_stride);
+    };
+    switch (count) {
+      case 4:
+        add(AddRows<4, D, Reader>);
+        break;
+      case 3:
+        add(AddRows<3, D, Reader>);
+        break;
+      case 2:
+        add(AddRows<2, D, Reader>);
+        break;
+      default:
+        add(AddRows<1, D, Reader>);
+        break;
+    }
+  }
+}
+
+template <class D>
+void AttendFewWith(D d, const AttendBlock& block) {
+  const AttendParams& params = *block.params;
+  FewScratch scratch;
+  scratch.q = block.scratch;
+  scratch.scores = scratch.q + kFewRows * params.head_dim;
+  scratch.key_scales = scratch.scores + kFewRows * kTileTokens;
+  scratch.value_scales = scratch.key_scales + kTileTokens;
+  scratch.weights = scratch.value_scales + kTileTokens;
+  GatherQueries(block, scratch.q);
+  std::fill(block.o, block.o + block.num_rows() * block.o_stride, 0.0F);
+  for (size_t index = block.view_begin; index < block.view_end; ++index) {
+    const KvView& view = params.views[index];
+    for (int32_t i = 0; i < NumTiles(view); ++i) {
+      const AttendTile tile = TileOfView(view, block.kv_head, i);
+      switch (view.codec) {
+        case CodecId::kF32:
+          AttendTileFew<D, ExactReader<DType::kF32>>(d, block, tile, scratch);
+          break;
+        case CodecId::kBf16:
+          AttendTileFew<D, ExactReader<DType::kBf16>>(d, block, tile, scratch);
+          break;
+        case CodecId::kInt8:
+          AttendTileFew<D, Int8Reader>(d, block, tile, scratch);
+          break;
+        default:
+          VARVE_UNREACHABLE("a codec that Attend cannot read");
+      }
+    }
+    FinishView(block, index, scratch.states);
+  }
+  FinishRows(block, scratch.states);
+}
+
+void AttendFewOnTarget(const AttendBlock& block) {
+  const hn::ScalableTag<float> widest;
+  if (block.params->head_dim % hn::Lanes(widest) == 0) {
+    AttendFewWith(widest, block);
+  } else {
+    AttendFewWith(hn::CappedTag<float, 8>(), block);
+  }
+}
+
+}  // namespace varve::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace varve {
+
+HWY_EXPORT(AttendFewOnTarget);
+
+void AttendFew(const AttendBlock& block) {
+  VARVE_DCHECK(block.num_rows() <= kFewRows && block.params->head_dim % 8 == 0);
+  HWY_DYNAMIC_DISPATCH(AttendFewOnTarget)(block);
+}
+
+size_t FewScratchFloats(const AttendPlan& /*plan*/, int32_t head_dim) {
+  return kFewRows * (head_dim + kTileTokens) + 3 * kTileTokens;
+}
+
+}  // namespace varve
+#endif  // HWY_ONCE

@@ -1,0 +1,218 @@
+// Attention of many rows (prefill): each tile of K and V is widened and packed once per block, then
+// it is two matrix products with the online softmax between them.
+#include "kernels/cpu/simd.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/attend_many.cc"
+#include "kernels/cpu/attend_block.h"
+#include "kernels/cpu/attend_tile-inl.h"
+#include "kernels/cpu/gemm-inl.h"
+#include "proto/base/check.h"
+
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace varve::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+struct ManyScratch {
+  float* q;             // [rows, head_dim]
+  float* scores;        // [rows, kTileTokens]
+  float* wide;          // [PanelWidth(), head_dim] keys before packing
+  float* key_panel;     // [head_dim, PanelWidth()]
+  float* value_panels;  // [o_stride / PanelWidth()][kTileTokens, PanelWidth()]
+  float* weights;       // [kTileTokens]
+  float* corrections;   // [rows]
+  RowState* states;     // [rows]
+};
+
+// Key `token` of the run as floats.
+template <class Reader>
+HWY_INLINE void WidenKey(const Reader& reader, size_t token, size_t head_dim, float* out) {
+  const GemmTag d;
+  const auto scale = hn::Set(d, reader.KeyScale(token));
+  size_t i = 0;
+  for (; i + hn::Lanes(d) <= head_dim; i += hn::Lanes(d)) {
+    auto key = reader.Key(d, token, i);
+    if constexpr (Reader::kScaled) {
+      key = hn::Mul(key, scale);
+    }
+    hn::StoreU(key, d, out + i);
+  }
+  for (; i < head_dim; ++i) {
+    out[i] = reader.KeyScalar(token, i) * reader.KeyScale(token);
+  }
+}
+
+// Values of tokens [begin, end) of the tile into panels of dimensions; dimensions beyond head_dim
+// are zero.
+template <class Reader>
+void PackValues(const Reader& reader,
+                size_t token,
+                size_t begin,
+                size_t end,
+                size_t head_dim,
+                float* panels) {
+  const GemmTag d;
+  const size_t lanes = hn::Lanes(d);
+  const size_t width = PanelWidth();
+  const size_t panel_floats = kTileTokens * width;
+  for (size_t t = begin; t < end; ++t) {
+    const float scale = reader.ValueScale(token + t);
+    size_t i = 0;
+    for (; i + lanes <= head_dim; i += lanes) {
+      auto value = reader.Value(d, token + t, i);
+      if constexpr (Reader::kScaled) {
+        value = hn::Mul(value, hn::Set(d, scale));
+      }
+      hn::StoreU(value, d, panels + i / width * panel_floats + t * width + i % width);
+    }
+    for (; i % width != 0 || i < head_dim; ++i) {
+      const float value = i < head_dim ? reader.ValueScalar(token + t, i) * scale : 0.0F;
+      panels[i / width * panel_floats + t * width + i % width] = value;
+    }
+  }
+}
+
+// scores[row, begin .. end) = q . k, panel by panel; begin is a multiple of the panel width.
+template <class Reader>
+void ScoreTile(const AttendBlock& block,
+               const Reader& reader,
+               size_t token,
+               size_t begin,
+               size_t end,
+               ManyScratch& scratch) {
+  const size_t head_dim = block.params->head_dim;
+  const size_t width = PanelWidth();
+  for (size_t column = begin; column < end; column += width) {
+    const size_t num_keys = std::min(width, end - column);
+    for (size_t i = 0; i < num_keys; ++i) {
+      WidenKey(reader, token + column + i, head_dim, scratch.wide + i * head_dim);
+    }
+    PackPanel(scratch.wide, head_dim, num_keys, head_dim, scratch.key_panel);
+    MultiplyPanel<Epilogue::kStore>(scratch.q,
+                                    head_dim,
+                                    block.num_rows(),
+                                    scratch.key_panel,
+                                    head_dim,
+                                    nullptr,
+                                    scratch.scores + column,
+                                    kTileTokens);
+  }
+}
+
+template <class Reader>
+void AttendTileMany(const AttendBlock& block, const AttendTile& tile, ManyScratch& scratch) {
+  const AttendParams& params = *block.params;
+  const size_t head_dim = params.head_dim;
+  const size_t width = PanelWidth();
+  const int64_t first = params.positions[block.first_query];
+  const int64_t last = params.positions[block.first_query + block.num_queries - 1];
+  // 1. Columns that some row sees, from a whole panel on.
+  const size_t begin = tile.Visible(params.window, first).begin / width * width;
+  const size_t end = tile.Visible(params.window, last).end;
+  if (tile.Visible(params.window, first).begin >= static_cast<int32_t>(end)) {
+    return;
+  }
+  const size_t padded_end = (end + width - 1) / width * width;
+  const Reader reader(*tile.view, block.kv_head, head_dim);
+  // 2. Scores, then weights of the values.
+  ScoreTile(block, reader, tile.first_token, begin, end, scratch);
+  SoftmaxArgs args;
+  args.softcap = params.logit_softcap;
+  args.per_view = params.lse_per_view != nullptr;
+  if (tile.weights != nullptr) {
+    std::copy(tile.weights + begin, tile.weights + end, scratch.weights + begin);
+    args.weights = scratch.weights;
+  }
+  for (int32_t row = 0; row < block.num_rows(); ++row) {
+    const int64_t position = block.position(row);
+    float* scores = scratch.scores + row * kTileTokens;
+    if (tile.indices != nullptr) {
+      MaskIndices(tile, params.window, position, scores);
+    }
+    const AttendTile::Range range = tile.Visible(params.window, position);
+    scratch.corrections[row] = SoftmaxRow(
+        GemmTag(), args, begin, padded_end, range.begin, range.end, scores, &scratch.states[row]);
+  }
+  // 3. Values.
+  PackValues(reader, tile.first_token, begin, end, head_dim, scratch.value_panels);
+  for (size_t i = 0; i < head_dim; i += width) {
+    const float* panel = scratch.value_panels + i * kTileTokens + begin * width;
+    MultiplyPanel<Epilogue::kScaleAdd>(scratch.scores + begin,
+                                       kTileTokens,
+                                       block.num_rows(),
+                                       panel,
+                                       end - begin,
+                                       scratch.corrections,
+                                       block.o + i,
+                                       block.o_stride);
+  }
+}
+
+ManyScratch LayOutScratch(const AttendBlock& block) {
+  const auto rows = static_cast<size_t>(block.num_rows());
+  const size_t head_dim = block.params->head_dim;
+  ManyScratch scratch;
+  scratch.q = block.scratch;
+  scratch.scores = scratch.q + rows * head_dim;
+  scratch.wide = scratch.scores + rows * kTileTokens;
+  scratch.key_panel = scratch.wide + kRowPadding * head_dim;
+  scratch.value_panels = scratch.key_panel + kRowPadding * head_dim;
+  scratch.weights = scratch.value_panels + block.o_stride * kTileTokens;
+  scratch.corrections = scratch.weights + kTileTokens;
+  scratch.states = reinterpret_cast<RowState*>(scratch.corrections + rows);
+  return scratch;
+}
+
+void AttendManyOnTarget(const AttendBlock& block) {
+  const AttendParams& params = *block.params;
+  ManyScratch scratch = LayOutScratch(block);
+  std::fill(scratch.states, scratch.states + block.num_rows(), RowState());
+  GatherQueries(block, scratch.q);
+  std::fill(block.o, block.o + block.num_rows() * block.o_stride, 0.0F);
+  for (size_t index = block.view_begin; index < block.view_end; ++index) {
+    const KvView& view = params.views[index];
+    for (int32_t i = 0; i < NumTiles(view); ++i) {
+      const AttendTile tile = TileOfView(view, block.kv_head, i);
+      switch (view.codec) {
+        case CodecId::kF32:
+          AttendTileMany<ExactReader<DType::kF32>>(block, tile, scratch);
+          break;
+        case CodecId::kBf16:
+          AttendTileMany<ExactReader<DType::kBf16>>(block, tile, scratch);
+          break;
+        case CodecId::kInt8:
+          AttendTileMany<Int8Reader>(block, tile, scratch);
+          break;
+        default:
+          VARVE_UNREACHABLE("a codec that Attend cannot read");
+      }
+    }
+    FinishView(block, index, scratch.states);
+  }
+  FinishRows(block, scratch.states);
+}
+
+}  // namespace varve::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace varve {
+
+HWY_EXPORT(AttendManyOnTarget);
+
+void AttendMany(const AttendBlock& block) {
+  HWY_DYNAMIC_DISPATCH(AttendManyOnTarget)(block);
+}
+
+size_t ManyScratchFloats(const AttendPlan& plan, int32_t head_dim) {
+  constexpr size_t kStateFloats = 4;
+  const size_t per_row = head_dim + kTileTokens + 1 + kStateFloats;
+  return plan.rows_per_block * per_row + 2 * kRowPadding * head_dim + plan.o_stride * kTileTokens +
+         kTileTokens;
+}
+
+}  // namespace varve
+#endif  // HWY_ONCE

@@ -1,0 +1,10 @@
+// Which instruction sets the loops are compiled for: AVX-512, AVX2 and a fallback of 128-bit
+// vectors without FMA (SSE4 on x86, which every 64-bit server has had since 2008; what the compiler
+// assumes elsewhere). Included before anything of Highway, in every file that has loops of its own.
+#pragma once
+
+#if defined(__x86_64__)
+#define HWY_BASELINE_TARGETS HWY_SSE4
+// Each target costs compile time and must be tested: those between the three bring nothing.
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_AVX3_DL)
+#endif
