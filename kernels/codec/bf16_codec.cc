@@ -3,13 +3,15 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/codec/bf16_codec.cc"
+// clang-format off
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// clang-format on
+
 #include "kernels/codec/codecs.h"
 #include "kernels/codec/exact_block.h"
 #include "kernels/cpu/bf16-inl.h"
 #include "proto/base/check.h"
-
-#include "hwy/foreach_target.h"
-#include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {

@@ -4,15 +4,17 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/codec/int8_codec.cc"
+// clang-format off
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// clang-format on
+
 #include <algorithm>
 #include <cstring>
 
 #include "kernels/codec/codecs.h"
 #include "kernels/codec/int8_block.h"
 #include "proto/base/check.h"
-
-#include "hwy/foreach_target.h"
-#include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {

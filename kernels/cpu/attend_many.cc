@@ -4,13 +4,15 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attend_many.cc"
+// clang-format off
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// clang-format on
+
 #include "kernels/cpu/attend_block.h"
 #include "kernels/cpu/attend_tile-inl.h"
 #include "kernels/cpu/gemm-inl.h"
 #include "proto/base/check.h"
-
-#include "hwy/foreach_target.h"
-#include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {

@@ -3,6 +3,11 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/elementwise.cc"
+// clang-format off
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// clang-format on
+
 #include <cmath>
 
 #include "kernels/cpu/math-inl.h"
@@ -10,8 +15,6 @@
 #include "kernels/dense.h"
 
 #include "hwy/contrib/math/math-inl.h"
-#include "hwy/foreach_target.h"
-#include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {

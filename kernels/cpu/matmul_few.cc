@@ -4,14 +4,16 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/matmul_few.cc"
+// clang-format off
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// clang-format on
+
 #include <algorithm>
 
 #include "kernels/cpu/math-inl.h"
 #include "kernels/cpu/matmul_parts.h"
 #include "kernels/cpu/widen-inl.h"
-
-#include "hwy/foreach_target.h"
-#include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {

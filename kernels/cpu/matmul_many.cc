@@ -4,6 +4,11 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/matmul_many.cc"
+// clang-format off
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// clang-format on
+
 #include <algorithm>
 
 #include "kernels/cpu/gemm-inl.h"
@@ -11,8 +16,6 @@
 #include "kernels/cpu/widen-inl.h"
 
 #include "hwy/aligned_allocator.h"
-#include "hwy/foreach_target.h"
-#include "hwy/highway.h"
 
 #ifndef VARVE_KERNELS_CPU_MATMUL_MANY_ONCE_
 #define VARVE_KERNELS_CPU_MATMUL_MANY_ONCE_
