@@ -77,6 +77,7 @@ ContextInfo ParseContext(const Json& object) {
   info.status = Field<std::string>(object, "status");
   info.error = Field<std::string>(object, "error");
   info.tokens = Field<int64_t>(object, "tokens");
+  info.tokens_computed = Field<int64_t>(object, "tokens_computed");
   info.tokens_pending = Field<int64_t>(object, "tokens_pending");
   info.text_bytes = Field<uint64_t>(object, "text_bytes");
   info.text_bytes_received = Field<uint64_t>(object, "text_bytes_received");
@@ -141,20 +142,23 @@ std::string ContextTarget(const std::string& name) {
   return target;
 }
 
-Json ChatBody(const ChatRequest& request) {
+Json ChatBody(const std::string& model, const ChatRequest& request) {
   Json messages = Json::array();
   if (!request.system.empty()) {
     messages.push_back({{"role", "system"}, {"content", request.system}});
   }
   messages.push_back({{"role", "user"}, {"content", request.question}});
-  Json body = {{"messages", std::move(messages)},
-               {"max_tokens", request.max_tokens},
+  Json body = {{"model", model},
+               {"messages", std::move(messages)},
                {"temperature", request.temperature},
                {"top_p", request.top_p},
                {"stream", true},
                {"stream_options", {{"include_usage", true}}}};
   if (!request.context.empty()) {
     body["context"] = request.context;
+  }
+  if (request.max_tokens) {
+    body["max_tokens"] = *request.max_tokens;
   }
   if (request.seed) {
     body["seed"] = *request.seed;
@@ -203,6 +207,19 @@ double ChatAnswer::TokensPerSecond() const {
 Result<ApiClient> ApiClient::Create(const std::string& server_url) {
   VARVE_TRY(HttpClient http, HttpClient::Create(server_url));
   return ApiClient(std::move(http));
+}
+
+Result<std::string> ApiClient::ModelName() const {
+  VARVE_TRY(const HttpResponse response, http_.Send({.target = "/v1/models"}));
+  if (response.status != 200) {
+    return ServerError(response);
+  }
+  const Json body = Json::parse(response.body, nullptr, false);
+  const Json models = body.is_object() ? body.value("data", Json()) : Json();
+  if (!models.is_array() || models.empty() || !models[0].is_object()) {
+    return Unexpected(url(), "it names no model");
+  }
+  return Field<std::string>(models[0], "id");
 }
 
 Result<std::vector<ContextInfo>> ApiClient::ListContexts() const {
@@ -277,6 +294,7 @@ Result<AppendReply> ApiClient::Append(const std::string& name,
 Result<ChatAnswer> ApiClient::Ask(
     const ChatRequest& request,
     const std::function<void(std::string_view piece)>& on_text) const {
+  VARVE_TRY(const std::string model, ModelName());
   ChatAnswer answer;
   std::optional<Error> failure;
   bool complete = false;
@@ -303,7 +321,7 @@ Result<ChatAnswer> ApiClient::Ask(
   VARVE_TRY(const HttpResponse response,
             http_.SendStreaming({.method = "POST",
                                  .target = "/v1/chat/completions",
-                                 .body = ChatBody(request).dump(),
+                                 .body = ChatBody(model, request).dump(),
                                  .timeout_ms = kAnswerTimeoutMs},
                                 on_event));
   if (response.status != 200) {

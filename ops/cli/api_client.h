@@ -20,10 +20,11 @@ namespace varve::cli {
 
 struct ContextInfo {
   std::string name;
-  std::string status;  // "ingesting", "ready" or "failed"
-  std::string error;   // why it failed
-  int64_t tokens = 0;
-  int64_t tokens_pending = 0;
+  std::string status;                // "ingesting", "ready" or "failed"
+  std::string error;                 // why it failed
+  int64_t tokens = 0;                // committed
+  int64_t tokens_computed = 0;       // committed, and computed since
+  int64_t tokens_pending = 0;        // received and not computed yet; partly an estimate
   uint64_t text_bytes = 0;           // committed
   uint64_t text_bytes_received = 0;  // committed and queued
   std::string text_hash;             // XXH3-64 of the received text, in hex
@@ -51,7 +52,7 @@ struct ChatRequest {
   std::string context;  // empty: none
   std::string system;   // empty: none
   std::string question;
-  int64_t max_tokens = 256;
+  std::optional<int64_t> max_tokens;  // absent: the server's default
   double temperature = 0;
   double top_p = 1;
   std::optional<uint64_t> seed;
@@ -73,6 +74,8 @@ class ApiClient {
  public:
   static Result<ApiClient> Create(const std::string& server_url);
 
+  // The id of the model that the server serves.
+  Result<std::string> ModelName() const;
   Result<std::vector<ContextInfo>> ListContexts() const;
   // Empty if there is no such context.
   Result<std::optional<ContextInfo>> FindContext(const std::string& name) const;

@@ -129,9 +129,11 @@ void AddAskCommand(CLI::App& root, Invocation& chosen) {
       ->type_name("FILE")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  command->add_option("--max-tokens", options->chat.max_tokens, "Longest answer, in tokens")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  command
+      ->add_option("--max-tokens",
+                   options->chat.max_tokens,
+                   "Longest answer, in tokens (default: the server's)")
+      ->check(CLI::PositiveNumber);
   command
       ->add_option(
           "--temperature", options->chat.temperature, "0 takes the most likely token each time")

@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <chrono>
+#include <limits>
 #include <optional>
 
 #include <fmt/format.h>
@@ -144,7 +145,8 @@ Result<void> Exchange::Write(const HttpRequest& request, const std::string& targ
 }
 
 Result<void> Exchange::ReadHeader(int64_t timeout_ms) {
-  parser_.body_limit(boost::none);
+  parser_.body_limit(
+      std::numeric_limits<uint64_t>::max());  // boost::none refuses everything in 1.74
   std::optional<error_code> done;
   http::async_read_header(
       stream_, buffer_, parser_, [&](const error_code& result, size_t) { done = result; });

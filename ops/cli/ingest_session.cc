@@ -47,14 +47,6 @@ Result<void> IngestSession::Begin() {
   if (!found) {
     return {};
   }
-  if (found->status == "failed") {
-    return Error{ErrorCode::kInternal,
-                 fmt::format("the ingest of \"{}\" failed earlier: {}; remove it with `varve "
-                             "contexts rm {}` and try again",
-                             options_.name,
-                             found->error,
-                             options_.name)};
-  }
   if (!options_.kv_codec.empty() && options_.kv_codec != found->codec) {
     return Error{
         ErrorCode::kConflict,
@@ -68,7 +60,6 @@ Result<void> IngestSession::Begin() {
   VARVE_RETURN_IF_ERROR(AcceptHeld(found->text_bytes_received, found->text_hash));
   summary_.resumed_at_bytes = sent_bytes_;
   summary_.tokens_before = found->tokens;
-  done_bytes_at_start_ = found->text_bytes;
   summary_.context = std::move(*found);
   return {};
 }
@@ -196,16 +187,19 @@ void IngestSession::Report() {
   IngestProgress progress;
   progress.text_bytes = text_.size();
   progress.text_bytes_sent = sent_bytes_;
-  progress.text_bytes_done = context.text_bytes;
-  progress.tokens_done = context.tokens;
+  progress.tokens_done = context.tokens_computed;
+  const auto all_tokens = static_cast<double>(context.tokens_computed + context.tokens_pending);
+  if (all_tokens > 0) {
+    progress.text_bytes_done = static_cast<uint64_t>(
+        static_cast<double>(context.text_bytes_received) * context.tokens_computed / all_tokens);
+  }
   const double elapsed_s = ElapsedSeconds();
-  const int64_t tokens = context.tokens - summary_.tokens_before;
-  if (tokens > 0 && elapsed_s > 0 && context.text_bytes > done_bytes_at_start_) {
+  const int64_t tokens = context.tokens_computed - summary_.tokens_before;
+  if (tokens > 0 && elapsed_s > 0 && progress.text_bytes_done > summary_.resumed_at_bytes) {
     progress.tokens_per_s = static_cast<double>(tokens) / elapsed_s;
     const double bytes_per_s =
-        static_cast<double>(context.text_bytes - done_bytes_at_start_) / elapsed_s;
-    const uint64_t left = text_.size() - std::min<uint64_t>(context.text_bytes, text_.size());
-    progress.eta_s = static_cast<double>(left) / bytes_per_s;
+        static_cast<double>(progress.text_bytes_done - summary_.resumed_at_bytes) / elapsed_s;
+    progress.eta_s = static_cast<double>(text_.size() - progress.text_bytes_done) / bytes_per_s;
   }
   on_progress_(progress);
 }

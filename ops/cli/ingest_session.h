@@ -70,7 +70,6 @@ class IngestSession {
   Hasher64 hasher_;
   int64_t start_us_ = 0;
   int64_t next_poll_us_ = 0;
-  uint64_t done_bytes_at_start_ = 0;
   IngestSummary summary_;
 };
 

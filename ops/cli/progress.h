@@ -12,7 +12,7 @@ namespace varve::cli {
 struct IngestProgress {
   uint64_t text_bytes = 0;       // of the whole text
   uint64_t text_bytes_sent = 0;  // that the server has received
-  uint64_t text_bytes_done = 0;  // whose KV is durable
+  uint64_t text_bytes_done = 0;  // whose KV is computed
   int64_t tokens_done = 0;
   double tokens_per_s = 0;  // 0: not known yet
   double eta_s = -1;        // < 0: not known yet
