@@ -1,0 +1,229 @@
+#include "coordinator/contexts_api.h"
+
+#include <limits>
+#include <utility>
+
+#include <fmt/core.h>
+
+#include "coordinator/context_catalog.h"
+#include "coordinator/engine.h"
+#include "coordinator/request_fields.h"
+#include "proto/base/hash.h"
+
+#include <nlohmann/json.hpp>
+
+namespace varve {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+const char* StatusWord(ContextStatus status) {
+  switch (status) {
+    case ContextStatus::kIngesting:
+      return "ingesting";
+    case ContextStatus::kReady:
+      return "ready";
+    case ContextStatus::kFailed:
+      return "failed";
+  }
+  VARVE_UNREACHABLE("an unknown ContextStatus");
+}
+
+Json ContextObject(const ContextView& view, WorkerGroup* workers) {
+  const ContextManifest& manifest = view.manifest;
+  Json object;
+  object["id"] = manifest.name;
+  object["object"] = "context";
+  object["name"] = manifest.name;
+  object["status"] = StatusWord(view.status);
+  object["error"] = view.error.empty() ? Json(nullptr) : Json(view.error);
+  object["tokens"] = manifest.num_tokens;
+  object["tokens_computed"] = view.tokens_computed;
+  object["tokens_pending"] = view.tokens_pending;
+  object["text_bytes"] = manifest.text_bytes;
+  object["text_bytes_received"] = view.text_bytes_received;
+  object["text_hash"] = HashToHex(view.text_hash_received);
+  object["committed_text_hash"] = HashToHex(manifest.text_hash);
+  object["model"] = workers->model().name;
+  object["created_at"] = manifest.created_unix_s;
+  object["updated_at"] = manifest.updated_unix_s;
+  const KvPolicy& policy = manifest.policy;
+  object["kv"] = {{"codec", policy.codec},
+                  {"exact_codec", policy.exact_codec},
+                  {"page_tokens", policy.page_tokens},
+                  {"sink_tokens", policy.sink_tokens},
+                  {"recent_window_tokens", policy.recent_window_tokens}};
+  // A context without a commit has no pages to speak of.
+  const Result<ContextUsage> asked = workers->GetContextUsage(manifest.id);
+  const ContextUsage usage = asked ? *asked : ContextUsage{};
+  object["usage"] = {{"pages", usage.num_pages},
+                     {"host_bytes", usage.host_bytes},
+                     {"disk_bytes", usage.disk_bytes},
+                     {"bf16_bytes", usage.bf16_bytes}};
+  return object;
+}
+
+HttpResponse JsonResponse(int status, const Json& json) {
+  HttpResponse response;
+  response.status = status;
+  response.body = json.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return response;
+}
+
+ApiError CatalogError(const Error& error) {
+  return ApiError{.error = error,
+                  .code = error.code == ErrorCode::kNotFound ? "context_not_found" : ""};
+}
+
+void ReadPolicy(RequestFields* fields, KvPolicy* policy) {
+  nlohmann::json* object = fields->Object("kv");
+  if (object == nullptr) {
+    return;
+  }
+  RequestFields kv(object, "kv.");
+  policy->codec = kv.String("codec").value_or(policy->codec);
+  policy->exact_codec = kv.String("exact_codec").value_or(policy->exact_codec);
+  const auto count = [&kv](const char* name, int64_t min, int64_t max, int32_t* value) {
+    *value = static_cast<int32_t>(kv.Integer(name, min, max).value_or(*value));
+  };
+  count("page_tokens", 1, 65536, &policy->page_tokens);
+  count("sink_tokens", 0, 65536, &policy->sink_tokens);
+  count("recent_window_tokens", 0, 1 << 20, &policy->recent_window_tokens);
+  if (auto error = kv.Finish()) {
+    fields->Fail(*std::move(error));
+  }
+}
+
+std::string ReadText(RequestFields* fields) {
+  std::string text = fields->RequiredString("text");
+  if (text.empty()) {
+    fields->Fail("text", "must not be empty");
+  }
+  return text;
+}
+
+// 16 hex digits.
+uint64_t ReadHash(RequestFields* fields) {
+  const std::string hex = fields->RequiredString("hash");
+  uint64_t hash = 0;
+  bool good = hex.size() == 16;
+  for (const char c : hex) {
+    const char lower = static_cast<char>(c | 0x20);
+    const bool is_letter = lower >= 'a' && lower <= 'f';
+    good = good && ((c >= '0' && c <= '9') || is_letter);
+    hash = hash * 16 + static_cast<uint64_t>(is_letter ? lower - 'a' + 10 : c - '0');
+  }
+  if (!good) {
+    fields->Fail("hash", "must be 16 hex digits: XXH3-64 of the first `offset` bytes of the text");
+  }
+  return hash;
+}
+
+}  // namespace
+
+ContextsApi::ContextsApi(Engine* engine,
+                         ContextCatalog* catalog,
+                         WorkerGroup* workers,
+                         KvPolicy default_policy)
+    : engine_(engine),
+      catalog_(catalog),
+      workers_(workers),
+      default_policy_(std::move(default_policy)) {}
+
+void ContextsApi::Create(RoutedRequest request) {
+  const auto refuse = [&](const ApiError& error) { request.response->Send(ErrorResponse(error)); };
+  if (const std::optional<Error> refusal = engine_->Refusal()) {
+    refuse(ApiError{.error = *refusal});
+    return;
+  }
+  nlohmann::json json;
+  if (const auto error = ParseJsonBody(request.http.body, &json)) {
+    refuse(*error);
+    return;
+  }
+  request.http.body = {};
+  RequestFields fields(&json);
+  const std::string name = fields.RequiredString("name");
+  std::string text = ReadText(&fields);
+  KvPolicy policy = default_policy_;
+  ReadPolicy(&fields, &policy);
+  if (const auto error = fields.Finish()) {
+    refuse(*error);
+    return;
+  }
+  const Result<ContextView> created = catalog_->Create(name, std::move(text), policy);
+  if (!created) {
+    refuse(CatalogError(created.error()));
+    return;
+  }
+  request.response->Send(JsonResponse(202, ContextObject(*created, workers_)));
+}
+
+void ContextsApi::Append(RoutedRequest request) {
+  const auto refuse = [&](const ApiError& error) { request.response->Send(ErrorResponse(error)); };
+  if (const std::optional<Error> refusal = engine_->Refusal()) {
+    refuse(ApiError{.error = *refusal});
+    return;
+  }
+  nlohmann::json json;
+  if (const auto error = ParseJsonBody(request.http.body, &json)) {
+    refuse(*error);
+    return;
+  }
+  request.http.body = {};
+  RequestFields fields(&json);
+  const std::optional<int64_t> offset =
+      fields.Integer("offset", 0, std::numeric_limits<int64_t>::max());
+  if (!offset) {
+    fields.Fail("offset", "is required");
+  }
+  const uint64_t hash = ReadHash(&fields);
+  std::string text = ReadText(&fields);
+  if (const auto error = fields.Finish()) {
+    refuse(*error);
+    return;
+  }
+  std::optional<AppendConflict> conflict;
+  const Result<ContextView> appended = catalog_->Append(
+      request.name, static_cast<uint64_t>(*offset), hash, std::move(text), &conflict);
+  if (!appended) {
+    ApiError error = CatalogError(appended.error());
+    error.conflict = conflict;
+    refuse(error);
+    return;
+  }
+  request.response->Send(JsonResponse(202, ContextObject(*appended, workers_)));
+}
+
+void ContextsApi::Show(RoutedRequest request) {
+  const Result<ContextView> view = catalog_->Show(request.name);
+  request.response->Send(view ? JsonResponse(200, ContextObject(*view, workers_))
+                              : ErrorResponse(CatalogError(view.error())));
+}
+
+void ContextsApi::List(RoutedRequest request) {
+  Json list;
+  list["object"] = "list";
+  list["data"] = Json::array();
+  for (const ContextView& view : catalog_->List()) {
+    list["data"].push_back(ContextObject(view, workers_));
+  }
+  request.response->Send(JsonResponse(200, list));
+}
+
+void ContextsApi::Delete(RoutedRequest request) {
+  engine_->DeleteContext(request.name,
+                         [name = request.name, response = request.response](Result<void> deleted) {
+                           if (!deleted) {
+                             response->Send(ErrorResponse(CatalogError(deleted.error())));
+                             return;
+                           }
+                           Json object;
+                           object["id"] = name;
+                           object["object"] = "context.deleted";
+                           object["deleted"] = true;
+                           response->Send(JsonResponse(200, object));
+                         });
+}
+
+}  // namespace varve
