@@ -1,5 +1,6 @@
 """Makes the model that ships with Varve: reads text, trains, exports, verifies, measures. Run by `ops/train`."""
 import argparse
+import os
 from pathlib import Path
 
 import torch
@@ -7,9 +8,8 @@ import torch
 import export
 import measure
 import text
-from examples import Examples
 from model import Model
-from train import Trainer
+from train import train
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -18,8 +18,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for the encoded text and the checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
     parser.add_argument("--seed", type=int, default=1, help="seed of weights and sequences (default 1)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="processes to train with (default: one per CPU)")
     parser.add_argument("--export-only", action="store_true", help="export the checkpoint as it is, without training on")
+    parser.add_argument("--checkpoint", help="which checkpoint to export, such as stage4.pt (default: the last)")
     parser.add_argument("--measure-only", action="store_true", help="measure the model in --out, without training")
     parser.add_argument("--no-measure", action="store_true", help="leave the measurement out")
     parser.add_argument("--measure-text", type=Path, help="measure on this text file too, such as a manual")
@@ -50,17 +51,13 @@ def main() -> None:
     args = parse_arguments()
     if not args.text.is_dir():
         raise SystemExit(f"train: the text folder {args.text} does not exist")
-    if args.threads:
-        torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     checkpoint = args.work / "checkpoint.pt"
     if not args.measure_only:
         tokenizer, train_ids, _ = text.prepare(args.text, args.work)
         if not args.export_only:
-            trainer = Trainer(Examples(tokenizer, train_ids), checkpoint, args.seed)
-            trainer.resume()
-            trainer.run()
-        export.export(load_checkpoint(checkpoint), tokenizer, args.out)
+            train(args.work / "tokenizer.json", train_ids, checkpoint, args.seed, args.processes)
+        export.export(load_checkpoint(args.work / args.checkpoint if args.checkpoint else checkpoint), tokenizer, args.out)
         export.verify(measure.load(args.out)[0], tokenizer, args.out)
     if not args.no_measure:
         measure_model(args)
