@@ -49,7 +49,7 @@ class Examples:
 
     def facts_only(self, rng: random.Random, length: int) -> Example:
         """Statement after statement, then questions about them until the sequence is full."""
-        planted = facts.make_facts(rng, max(3, length // 36), held_out=False, confusable=rng.uniform(0.2, 0.9))
+        planted = self._draw_facts(rng, max(3, length // 36))
         document = [self.begin]
         for fact in planted:
             document += self._statement(rng, fact)
@@ -57,7 +57,7 @@ class Examples:
 
     def document(self, rng: random.Random, length: int) -> Example:
         """Facts planted in running text, technical text or noise, then questions about some of them."""
-        planted = facts.make_facts(rng, max(2, length // rng.choice((22, 28, 36, 48, 96))), held_out=False, confusable=rng.uniform(0.2, 0.9))
+        planted = self._draw_facts(rng, max(2, length // rng.choice((22, 28, 36, 48, 96))))
         statements = [self._statement(rng, fact) for fact in planted]
         # The document fills what the questions leave; with few facts there are few questions.
         questions = min(int(length * rng.uniform(0.15, QUESTION_SHARE)), 28 * len(planted))
@@ -83,6 +83,11 @@ class Examples:
             ask, answer = fact.question, NO_TEXT_ANSWER
         turn, weights = self.turn(ask, answer)
         return ids + turn, [0.0] * len(ids) + weights
+
+    def _draw_facts(self, rng: random.Random, count: int) -> list[facts.Fact]:
+        """Facts of every kind or, more often confused, of one kind of code; neighbours of keys few to nearly all."""
+        kind = rng.choice(("file ", "file ", "registry ", "locker ")) if rng.random() < 0.3 else ""
+        return facts.make_facts(rng, count, held_out=False, confusable=rng.uniform(0.2, 0.95), kind=kind)
 
     def _statement(self, rng: random.Random, fact: facts.Fact) -> list[int]:
         return self.encode((" " if rng.random() < 0.75 else "\n") + fact.statement)

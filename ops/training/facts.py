@@ -155,14 +155,17 @@ def make_fact(rng: random.Random, key: str) -> Fact:
     return Fact(key, value, rng.choice(STATEMENTS).format(k=key, v=value), rng.choice(questions).format(k=key))
 
 
-def make_facts(rng: random.Random, count: int, held_out: bool, confusable: float = 0.6) -> list[Fact]:
-    """`count` facts with distinct keys; each further one is, with that probability, a neighbour of an earlier key."""
+def make_facts(rng: random.Random, count: int, held_out: bool, confusable: float = 0.6, kind: str = "") -> list[Fact]:
+    """`count` facts with distinct keys; each further one is, with that probability, a neighbour of an earlier key.
+
+    With `kind`, only keys that start with it.
+    """
     facts: dict[str, Fact] = {}
     keys: list[str] = []
     while len(facts) < count:
         near = rng.choice(keys[-8:]) if keys and rng.random() < confusable else None
         key = make_key(rng, held_out, near)
-        if key is not None and key not in facts:
+        if key is not None and key not in facts and key.startswith(kind):
             facts[key] = make_fact(rng, key)
             keys.append(key)
     result = list(facts.values())

@@ -42,8 +42,10 @@ STAGES = (
     Stage(300, 256, 10, (1e-3, 1e-3), {"facts_only": 0.5, "document": 0.45, "copying": 0.03, "chat": 0.02}),
     Stage(200, 512, 6, (1e-3, 7e-4), {"facts_only": 0.25, "document": 0.7, "copying": 0.02, "chat": 0.03}),
     Stage(200, 1024, 3, (7e-4, 4e-5), {"facts_only": 0.2, "document": 0.75, "prose": 0.05}),
-    Stage(900, 512, 8, (8e-4, 6e-4), {"facts_only": 0.2, "document": 0.7, "copying": 0.02, "chat": 0.03, "prose": 0.05}),
-    Stage(400, 1024, 4, (6e-4, 2e-5), {"facts_only": 0.2, "document": 0.75, "chat": 0.01, "prose": 0.04}),
+    Stage(300, 512, 8, (8e-4, 8e-4), {"facts_only": 0.2, "document": 0.7, "copying": 0.02, "chat": 0.03, "prose": 0.05}),
+    Stage(900, 512, 8, (8e-4, 6e-4), {"facts_only": 0.25, "document": 0.6, "copying": 0.02, "chat": 0.02, "prose": 0.11}),
+    Stage(700, 1024, 6, (6e-4, 3e-4), {"facts_only": 0.25, "document": 0.63, "chat": 0.02, "prose": 0.1}),
+    Stage(350, 2048, 4, (3e-4, 2e-5), {"facts_only": 0.3, "document": 0.62, "chat": 0.01, "prose": 0.07}),
 )
 
 
