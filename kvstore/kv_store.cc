@@ -122,7 +122,7 @@ Result<void> KvStoreImpl::OpenPrivate(SequenceState& state, const OpenSequenceOp
     }
     for (int32_t layer = 0; layer < num_layers(); ++layer) {
       if (context.grid.FirstReachable(options.base_tokens, window(layer)) <
-          context.kept_from[static_cast<size_t>(layer)]) {
+          context.grid.FirstReachable(context.committed.num_tokens, window(layer))) {
         return Error{
             ErrorCode::kConflict,
             fmt::format(
@@ -366,6 +366,9 @@ std::unique_ptr<PageCursor> KvStoreImpl::Read(SequenceId sequence,
   for (const auto source : {PageSegment::Source::kSealed, PageSegment::Source::kUnsealed}) {
     PageSegment segment = OwnSegment(state, layer, source);
     segment.visible_end = last_query + 1;
+    if (segment.visible_end <= state.base_tokens) {
+      continue;  // nothing of its own yet
+    }
     segment.first_page = std::max(segment.first_page, segment.grid.PageOf(low));
     segment.end_page = std::min(segment.end_page, segment.grid.NumPages(segment.visible_end));
     segments.push_back(std::move(segment));

@@ -31,7 +31,6 @@ Result<std::shared_ptr<ContextState>> KvStoreImpl::NewContext(const ContextManif
   VARVE_TRY(context->policy, ResolvedPolicy::Resolve(manifest.policy));
   context->grid = PageGrid(manifest.policy, options_.shard, manifest.id.value);
   context->window_pages.resize(static_cast<size_t>(num_layers()));
-  context->kept_from.resize(static_cast<size_t>(num_layers()));
   VARVE_TRY(context->charge,
             host_.Reserve(kContextBytes + kContextLayerBytes * static_cast<uint64_t>(num_layers()),
                           "a context"));
@@ -61,9 +60,9 @@ Result<void> KvStoreImpl::RecoverContext(const ContextManifest& manifest) {
       continue;
     }
     const auto row = static_cast<size_t>(layer);
-    context->kept_from[row] = context->grid.FirstReachable(manifest.num_tokens, window(layer));
+    const int64_t first = context->grid.FirstReachable(manifest.num_tokens, window(layer));
     const int64_t end = context->grid.SealedEnd(manifest.num_tokens);
-    for (int64_t page = context->grid.NextOwned(context->kept_from[row]); page < end;
+    for (int64_t page = context->grid.NextOwned(first); page < end;
          page = context->grid.NextOwned(page + 1)) {
       context->window_pages[row].insert(page);
     }

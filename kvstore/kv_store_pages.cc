@@ -106,7 +106,6 @@ Result<void> KvStoreImpl::ReleaseWindowPages(ContextState& context) {
     const int64_t committed_from = context.grid.FirstReachable(oldest, window(layer));
     const int64_t ingest_from =
         ingest == nullptr ? INT64_MAX : context.grid.FirstReachable(ingest->length, window(layer));
-    context.kept_from[row] = std::max(context.kept_from[row], committed_from);
     std::vector<int64_t> pages;
     for (const int64_t page : held) {
       const bool committed = page >= committed_from && page < committed_end;

@@ -91,6 +91,8 @@ class Cursor final : public PageCursor {
     HostCharge charge;                     // of a read in flight
   };
   struct Read {
+    const PageSegment* segment = nullptr;
+    std::vector<PageKey> keys;
     std::future<Result<Records>> records;
     std::vector<size_t> slots;
   };
@@ -123,26 +125,20 @@ class Cursor final : public PageCursor {
   Batch Request() {
     Batch batch;
     uint64_t fetched_bytes = 0;
-    Read sealed;
-    std::vector<PageKey> sealed_keys;
-    Read tails;
-    std::vector<PageKey> tail_keys;
-    const PageSegment* tail_segment = nullptr;
     while (segment_ < segments_.size() && batch.slots.size() < kBatchPagesMax) {
       const PageSegment& segment = segments_[segment_];
       Slot slot{&segment, page_, nullptr, nullptr, {}};
       if (segment.source == PageSegment::Source::kUnsealed) {
         const auto run = segment.runs->find(page_);
         slot.run = run == segment.runs->end() ? nullptr : &run->second;
+      } else {
+        slot.record = deps_.host->Find(segment.IdOf(page_, layer_));
+      }
+      if (slot.run != nullptr || slot.record != nullptr) {
         ++deps_.counters->page_reads_host;
-      } else if (slot.record = deps_.host->Find(segment.IdOf(page_, layer_));
-                 slot.record == nullptr) {
+      } else if (segment.source != PageSegment::Source::kUnsealed && deps_.disk != nullptr) {
         const uint64_t bytes = RecordBytes(segment) + HostTier::kRecordOverheadBytes;
-        const bool tail = segment.source == PageSegment::Source::kTail;
         if (fetched_bytes > 0 && fetched_bytes + bytes > deps_.host->read_share()) {
-          break;
-        }
-        if (tail && tail_segment != nullptr && tail_segment != &segment) {
           break;
         }
         auto charge = deps_.host->Reserve(bytes, "a page read from disk");
@@ -154,22 +150,20 @@ class Cursor final : public PageCursor {
         }
         slot.charge = std::move(charge).value();
         fetched_bytes += bytes;
-        (tail ? tail_keys : sealed_keys).push_back(segment.IdOf(page_, layer_).key);
-        (tail ? tails : sealed).slots.push_back(batch.slots.size());
-        tail_segment = tail ? &segment : tail_segment;
-      } else {
-        ++deps_.counters->page_reads_host;
+        if (batch.reads.empty() || batch.reads.back().segment != &segment) {
+          batch.reads.push_back(Read{&segment, {}, {}, {}});
+        }
+        batch.reads.back().keys.push_back(segment.IdOf(page_, layer_).key);
+        batch.reads.back().slots.push_back(batch.slots.size());
       }
       batch.slots.push_back(std::move(slot));
       Advance();
     }
-    if (deps_.disk != nullptr && !sealed_keys.empty()) {
-      sealed.records = deps_.disk->GetPages(std::move(sealed_keys));
-      batch.reads.push_back(std::move(sealed));
-    }
-    if (deps_.disk != nullptr && !tail_keys.empty()) {
-      tails.records = deps_.disk->GetTailPages(tail_segment->tail_version, std::move(tail_keys));
-      batch.reads.push_back(std::move(tails));
+    for (Read& read : batch.reads) {
+      read.records =
+          read.segment->source == PageSegment::Source::kTail
+              ? deps_.disk->GetTailPages(read.segment->tail_version, std::move(read.keys))
+              : deps_.disk->GetPages(std::move(read.keys));
     }
     return batch;
   }

@@ -29,9 +29,8 @@ struct ContextState {
   // Open requests: the versions and lengths that they read keep old tails and window pages alive.
   std::multiset<uint64_t> snapshot_versions;
   std::multiset<int64_t> snapshot_tokens;
-  WindowPages window_pages;        // of the committed state and of the ingest
-  std::vector<int64_t> kept_from;  // [num_layers] pages below are gone for ever (sliding windows)
-  uint64_t released_before = 0;    // versions below have been let go
+  WindowPages window_pages;      // of the committed state and of the ingest
+  uint64_t released_before = 0;  // versions below have been let go
   HostCharge charge;
 
   bool in_use() const { return ingest.has_value() || !snapshot_versions.empty(); }

@@ -106,7 +106,10 @@ Result<void> StoreGroup::CloseSequence(SequenceId sequence) {
   return closed;
 }
 
-Result<void> StoreGroup::Step(SequenceId sequence, uint64_t salt, int32_t num_tokens) {
+Result<void> StoreGroup::Step(SequenceId sequence,
+                              uint64_t salt,
+                              int32_t num_tokens,
+                              const std::function<void()>& within) {
   const int64_t first = Length(sequence);
   const int32_t channels = geometry_.num_kv_heads * geometry_.head_dim;
   for (size_t i = 0; i < stores_.size(); ++i) {
@@ -132,6 +135,9 @@ Result<void> StoreGroup::Step(SequenceId sequence, uint64_t salt, int32_t num_to
       store->Append(
           sequence, layer, first, num_tokens, k.data(), v.data(), static_cast<size_t>(channels));
     }
+  }
+  if (within) {
+    within();
   }
   Result<void> ended;
   for (auto& store : stores_) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -54,8 +55,12 @@ class StoreGroup {
 
   Result<void> OpenSequence(SequenceId sequence, const OpenSequenceOptions& options);
   Result<void> CloseSequence(SequenceId sequence);
-  // One step: begin on all, append every layer, end on all. Tokens are KeyAt(salt, ...).
-  Result<void> Step(SequenceId sequence, uint64_t salt, int32_t num_tokens);
+  // One step: begin on all, append every layer, end on all. Tokens are KeyAt(salt, ...). `within`
+  // runs when everything is appended, where a worker attends.
+  Result<void> Step(SequenceId sequence,
+                    uint64_t salt,
+                    int32_t num_tokens,
+                    const std::function<void()>& within = {});
   Result<void> CreateContext(const ContextManifest& manifest);
   Result<void> RecoverContext(const ContextManifest& manifest);
   Result<void> Prepare(SequenceId sequence, const ContextManifest& manifest);

@@ -1,0 +1,170 @@
+#include "kvstore/context_format.h"
+
+#include <cstring>
+#include <type_traits>
+
+#include <fmt/format.h>
+
+#include "proto/base/hash.h"
+
+namespace varve {
+namespace {
+
+constexpr std::string_view kManifestMagic = "VARVMANI";
+constexpr std::string_view kTextMagic = "VARVTEXT";
+constexpr size_t kMagicBytes = 8;
+constexpr size_t kChecksumBytes = 8;
+
+template <typename T>
+void Append(std::string& out, T value) {
+  static_assert(std::is_integral_v<T>);
+  out.append(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+void AppendString(std::string& out, std::string_view text) {
+  VARVE_CHECK(text.size() <= UINT16_MAX);
+  Append(out, static_cast<uint16_t>(text.size()));
+  out.append(text);
+}
+
+// Reads fields in order; once one does not fit, everything reads as zero and ok() is false.
+class FieldReader {
+ public:
+  explicit FieldReader(std::string_view bytes) : bytes_(bytes) {}
+
+  template <typename T>
+  void Read(T& value) {
+    value = T{};
+    if (Has(sizeof(T))) {
+      std::memcpy(&value, bytes_.data(), sizeof(T));
+      bytes_.remove_prefix(sizeof(T));
+    }
+  }
+  void ReadString(std::string& text) {
+    uint16_t size = 0;
+    Read(size);
+    if (Has(size)) {
+      text.assign(bytes_.substr(0, size));
+      bytes_.remove_prefix(size);
+    }
+  }
+  bool ok() const { return ok_; }
+  bool empty() const { return bytes_.empty(); }
+
+ private:
+  bool Has(size_t size) {
+    ok_ = ok_ && bytes_.size() >= size;
+    return ok_;
+  }
+
+  std::string_view bytes_;
+  bool ok_ = true;
+};
+
+void AppendChecksum(std::string& record, std::string_view row) {
+  Append(record, Hash64(std::string_view(record), Hash64(row)));
+}
+
+std::string Describe(std::string_view what, std::string_view row) {
+  return row.size() < kManifestKeyBytes ? fmt::format("a {}", what)
+                                        : fmt::format("the {} of context {} version {}",
+                                                      what,
+                                                      ReadBigEndian(row, 8),
+                                                      ReadBigEndian(row.substr(8), 8));
+}
+
+// Checks magic, version and checksum; returns what stands between them.
+Result<std::string_view> OpenEnvelope(std::string_view what,
+                                      std::string_view magic,
+                                      uint16_t version,
+                                      std::string_view row,
+                                      std::string_view record) {
+  if (record.size() < kMagicBytes + sizeof(version) + kChecksumBytes ||
+      !record.starts_with(magic)) {
+    return Error{ErrorCode::kPageCorrupt,
+                 Describe(what, row) + " is corrupt: it does not begin as one"};
+  }
+  uint16_t found = 0;
+  std::memcpy(&found, record.data() + kMagicBytes, sizeof(found));
+  if (found != version) {
+    return Error{ErrorCode::kVersionSkew,
+                 fmt::format("{} has format version {}; this build reads version {}",
+                             Describe(what, row),
+                             found,
+                             version)};
+  }
+  const std::string_view body = record.substr(0, record.size() - kChecksumBytes);
+  uint64_t checksum = 0;
+  std::memcpy(&checksum, record.data() + body.size(), sizeof(checksum));
+  if (checksum != Hash64(body, Hash64(row))) {
+    return Error{ErrorCode::kPageCorrupt,
+                 Describe(what, row) + " is corrupt: its checksum does not match"};
+  }
+  return body.substr(kMagicBytes + sizeof(version));
+}
+
+}  // namespace
+
+std::string EncodeManifest(const ContextManifest& manifest) {
+  std::string record(kManifestMagic);
+  Append(record, kManifestFormatVersion);
+  Append(record, manifest.id.value);
+  Append(record, manifest.version);
+  Append(record, manifest.num_tokens);
+  Append(record, manifest.text_bytes);
+  Append(record, manifest.text_hash);
+  Append(record, manifest.model_hash);
+  Append(record, manifest.tokenizer_hash);
+  Append(record, manifest.created_unix_s);
+  Append(record, manifest.updated_unix_s);
+  Append(record, manifest.policy.page_tokens);
+  Append(record, manifest.policy.sink_tokens);
+  Append(record, manifest.policy.recent_window_tokens);
+  AppendString(record, manifest.policy.codec);
+  AppendString(record, manifest.policy.exact_codec);
+  AppendString(record, manifest.name);
+  AppendChecksum(record, ManifestRowKey(manifest.id, manifest.version));
+  return record;
+}
+
+Result<ContextManifest> DecodeManifest(std::string_view row, std::string_view record) {
+  VARVE_TRY(const std::string_view body,
+            OpenEnvelope("manifest", kManifestMagic, kManifestFormatVersion, row, record));
+  ContextManifest manifest;
+  FieldReader reader(body);
+  reader.Read(manifest.id.value);
+  reader.Read(manifest.version);
+  reader.Read(manifest.num_tokens);
+  reader.Read(manifest.text_bytes);
+  reader.Read(manifest.text_hash);
+  reader.Read(manifest.model_hash);
+  reader.Read(manifest.tokenizer_hash);
+  reader.Read(manifest.created_unix_s);
+  reader.Read(manifest.updated_unix_s);
+  reader.Read(manifest.policy.page_tokens);
+  reader.Read(manifest.policy.sink_tokens);
+  reader.Read(manifest.policy.recent_window_tokens);
+  reader.ReadString(manifest.policy.codec);
+  reader.ReadString(manifest.policy.exact_codec);
+  reader.ReadString(manifest.name);
+  if (!reader.ok() || !reader.empty() || ManifestRowKey(manifest.id, manifest.version) != row) {
+    return Error{ErrorCode::kPageCorrupt,
+                 Describe("manifest", row) + " is corrupt: its fields do not fit"};
+  }
+  return manifest;
+}
+
+std::string EncodeText(std::string_view row, std::string_view payload) {
+  std::string record(kTextMagic);
+  record.reserve(payload.size() + kMagicBytes + sizeof(kTextFormatVersion) + kChecksumBytes);
+  Append(record, kTextFormatVersion);
+  record.append(payload);
+  AppendChecksum(record, row);
+  return record;
+}
+
+Result<std::string_view> DecodeText(std::string_view row, std::string_view record) {
+  return OpenEnvelope("text", kTextMagic, kTextFormatVersion, row, record);
+}
+
+}  // namespace varve

@@ -1,0 +1,250 @@
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include <fmt/format.h>
+#include <rocksdb/cache.h>
+#include <rocksdb/env.h>
+#include <rocksdb/file_system.h>
+#include <rocksdb/filter_policy.h>
+#include <rocksdb/table.h>
+
+#include "kvstore/context_format.h"
+#include "kvstore/disk_tier_env.h"
+#include "kvstore/disk_tier_rocks.h"
+#include "proto/base/log.h"
+#include "proto/base/units.h"
+
+namespace varve {
+namespace {
+
+constexpr std::string_view kFormatLine = "varve-data 1\n";
+// Smaller values stand beside their keys: an indirection would cost more than it saves.
+constexpr uint64_t kBlobBytesMin = 512;
+constexpr uint64_t kBlobFileBytes = 64 * kMiB;
+constexpr uint64_t kMemoryBytesMin = 8 * kMiB;
+constexpr int kOpenFilesMax = 256;
+
+// Borrowed for the life of the process.
+std::shared_ptr<rocksdb::Env> DefaultEnv() {
+  return {rocksdb::Env::Default(), [](rocksdb::Env*) {}};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<DiskTier>> DiskTier::Open(const DiskTierOptions& options) {
+  return RocksDiskTier::Open(options, DefaultEnv());
+}
+
+Result<std::unique_ptr<DiskTier>> OpenDiskTier(const DiskTierOptions& options,
+                                               std::shared_ptr<rocksdb::Env> env) {
+  return RocksDiskTier::Open(options, std::move(env));
+}
+
+Result<std::unique_ptr<DiskTier>> RocksDiskTier::Open(const DiskTierOptions& options,
+                                                      std::shared_ptr<rocksdb::Env> env) {
+  if (options.directory.empty() || options.num_io_threads < 1 ||
+      options.memory_bytes < kMemoryBytesMin) {
+    return Error{
+        ErrorCode::kInvalidArgument,
+        fmt::format("the disk tier needs a directory, at least one I/O thread and {} of memory",
+                    FormatBytes(kMemoryBytesMin))};
+  }
+  VARVE_RETURN_IF_ERROR(MakeDirectories(options.directory));
+  std::unique_ptr<RocksDiskTier> tier(new RocksDiskTier(options, std::move(env)));
+  VARVE_TRY(tier->lock_, FileLock::Acquire(options.directory + "/LOCK"));
+  VARVE_RETURN_IF_ERROR(tier->CheckFormat());
+  VARVE_RETURN_IF_ERROR(tier->OpenDatabase());
+  VARVE_RETURN_IF_ERROR(tier->EmptyScratch());
+  VARVE_RETURN_IF_ERROR(tier->RecoverAccounting());
+  tier->io_ = std::make_unique<IoPool>(options.num_io_threads);
+  return std::unique_ptr<DiskTier>(std::move(tier));
+}
+
+RocksDiskTier::~RocksDiskTier() {
+  closing_ = true;
+  if (db_ == nullptr) {
+    return;
+  }
+  db_->DisableManualCompaction();
+  io_.reset();
+  for (rocksdb::ColumnFamilyHandle* handle : handles_) {
+    if (handle != nullptr) {
+      db_->DestroyColumnFamilyHandle(handle).PermitUncheckedError();
+    }
+  }
+  if (const rocksdb::Status status = db_->Close(); !status.ok()) {
+    spdlog::warn("{}: closing the database failed: {}", options_.directory, status.ToString());
+  }
+}
+
+// The FORMAT file is written before the database is made, so that one without the other tells of a
+// foreign directory.
+Result<void> RocksDiskTier::CheckFormat() const {
+  const std::string path = options_.directory + "/FORMAT";
+  if (!FileExists(path)) {
+    if (FileExists(options_.directory + "/db")) {
+      return Error{ErrorCode::kVersionSkew,
+                   options_.directory +
+                       " holds a database but no FORMAT file; this build does "
+                       "not know what wrote it"};
+    }
+    return WriteFileAtomically(path, kFormatLine);
+  }
+  VARVE_TRY(const std::string line, ReadFile(path, 4096));
+  if (line != kFormatLine) {
+    return Error{ErrorCode::kVersionSkew,
+                 fmt::format("{} says \"{}\"; this build reads \"{}\"",
+                             path,
+                             line.substr(0, line.find('\n')),
+                             kFormatLine.substr(0, kFormatLine.size() - 1))};
+  }
+  return {};
+}
+
+// Tries one direct read: not every filesystem has them.
+bool RocksDiskTier::DirectReadsWork() const {
+  constexpr size_t kAlignment = 4096;
+  rocksdb::FileOptions options;
+  options.use_direct_reads = true;
+  std::unique_ptr<rocksdb::FSRandomAccessFile> file;
+  const auto& files = env_->GetFileSystem();
+  if (!files->NewRandomAccessFile(options_.directory + "/FORMAT", options, &file, nullptr).ok()) {
+    return false;
+  }
+  const std::unique_ptr<char, void (*)(void*)> buffer(
+      static_cast<char*>(std::aligned_alloc(kAlignment, kAlignment)), std::free);
+  rocksdb::Slice result;
+  return file->Read(0, kAlignment, rocksdb::IOOptions(), &result, buffer.get(), nullptr).ok();
+}
+
+rocksdb::DBOptions RocksDiskTier::DatabaseOptions() const {
+  rocksdb::DBOptions options;
+  options.env = env_.get();
+  options.create_if_missing = true;
+  options.create_missing_column_families = true;
+  // Pages and their index rows, written without a log, become durable together or not at all.
+  options.atomic_flush = true;
+  options.max_background_jobs = 2;
+  options.max_open_files = kOpenFilesMax;
+  options.write_buffer_manager = write_buffers_;
+  options.max_total_wal_size = 16 * kMiB;
+  options.use_direct_reads = DirectReadsWork();
+  options.bytes_per_sync = 1 * kMiB;
+  options.skip_stats_update_on_db_open = true;
+  options.stats_dump_period_sec = 0;
+  options.stats_persist_period_sec = 0;
+  options.keep_log_file_num = 2;
+  options.info_log_level = rocksdb::WARN_LEVEL;
+  return options;
+}
+
+rocksdb::ColumnFamilyOptions RocksDiskTier::TableOptions(Table table) const {
+  rocksdb::BlockBasedTableOptions blocks;
+  blocks.block_cache = cache_;
+  blocks.cache_index_and_filter_blocks = true;
+  blocks.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
+  rocksdb::ColumnFamilyOptions options;
+  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(blocks));
+  options.compression = rocksdb::kNoCompression;
+  options.max_write_buffer_number = 2;
+  const bool large = table == Table::kPages || table == Table::kScratch;
+  options.write_buffer_size = options_.memory_bytes / (large ? 8 : 16);
+  if (large || table == Table::kTails || table == Table::kText) {
+    // Values stay where they were first written. Collecting garbage as a side effect of compactions
+    // would rewrite live pages again and again: Reclaim does it when enough has been deleted to be
+    // worth it.
+    options.enable_blob_files = true;
+    options.min_blob_size = kBlobBytesMin;
+    options.blob_file_size = kBlobFileBytes;
+    options.blob_compression_type = rocksdb::kNoCompression;
+    options.enable_blob_garbage_collection = false;
+  }
+  return options;
+}
+
+Result<void> RocksDiskTier::OpenDatabase() {
+  cache_ = rocksdb::NewLRUCache(options_.memory_bytes);
+  write_buffers_ = std::make_shared<rocksdb::WriteBufferManager>(options_.memory_bytes / 2, cache_);
+  std::vector<rocksdb::ColumnFamilyDescriptor> tables;
+  for (size_t table = 0; table < kNumTables; ++table) {
+    tables.emplace_back(kTableNames[table], TableOptions(static_cast<Table>(table)));
+  }
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  rocksdb::DB* db = nullptr;
+  const rocksdb::Status status =
+      rocksdb::DB::Open(DatabaseOptions(), options_.directory + "/db", tables, &handles, &db);
+  if (!status.ok()) {
+    return ToError(status, "open the database");
+  }
+  db_.reset(db);
+  std::copy(handles.begin(), handles.end(), handles_.begin());
+  return {};
+}
+
+Result<void> RocksDiskTier::EmptyScratch() {
+  rocksdb::ColumnFamilyHandle*& scratch = handles_[static_cast<size_t>(Table::kScratch)];
+  rocksdb::Status status = db_->DropColumnFamily(scratch);
+  if (status.ok()) {
+    status = db_->DestroyColumnFamilyHandle(scratch);
+    scratch = nullptr;
+  }
+  if (status.ok()) {
+    status = db_->CreateColumnFamily(
+        TableOptions(Table::kScratch), kTableNames[static_cast<size_t>(Table::kScratch)], &scratch);
+  }
+  return status.ok() ? Result<void>() : ToError(status, "empty the scratch pages");
+}
+
+namespace {
+
+// Whether a manifest names the record with this index row.
+bool IsNamed(Table table,
+             std::string_view row,
+             const std::map<uint64_t, ContextManifest>& newest,
+             const std::set<std::pair<uint64_t, uint64_t>>& versions) {
+  const uint64_t owner = ReadBigEndian(row, 8);
+  const auto found = newest.find(owner);
+  if (found == newest.end() || table == Table::kScratch) {
+    return false;
+  }
+  const ContextManifest& manifest = found->second;
+  switch (table) {
+    case Table::kPages: {
+      const PageKey key = ParsePageRowKey(PageKey::Space::kContext, row);
+      const int64_t sealed_tokens = manifest.num_tokens - manifest.policy.recent_window_tokens;
+      return (static_cast<int64_t>(key.page) + 1) * manifest.policy.page_tokens <= sealed_tokens;
+    }
+    case Table::kTails:
+      return versions.contains({owner, ReadBigEndian(row.substr(8), 8)});
+    default:
+      return ReadBigEndian(row.substr(8), 8) <= manifest.version;
+  }
+}
+
+}  // namespace
+
+Result<void> RocksDiskTier::RecoverAccounting() {
+  VARVE_TRY(const auto manifests, AllManifests());
+  std::map<uint64_t, ContextManifest> newest;
+  std::set<std::pair<uint64_t, uint64_t>> versions;
+  for (const ContextManifest& manifest : manifests) {
+    newest[manifest.id.value] = manifest;  // versions of a context come in ascending order
+    versions.emplace(manifest.id.value, manifest.version);
+  }
+  const std::lock_guard lock(mutex_);
+  for (const Table table : {Table::kPages, Table::kTails, Table::kText, Table::kScratch}) {
+    VARVE_TRY(const auto rows, ListRows(table, ""));
+    std::vector<Row> orphans;
+    for (const auto& [key, bytes] : rows) {
+      used_ += bytes;
+      if (!IsNamed(table, key, newest, versions)) {
+        orphans.push_back({table, key, {}});
+      }
+    }
+    VARVE_RETURN_IF_ERROR(DeleteRowsLocked(orphans));
+  }
+  return {};
+}
+
+}  // namespace varve

@@ -1,0 +1,153 @@
+// The disk tier over RocksDB. disk_tier_open.cc opens and recovers, disk_tier.cc reads and writes
+// records, disk_tier_contexts.cc keeps manifests and text, deletes, and reclaims space. Included by
+// those files only: RocksDB's headers go no further.
+//
+// Every record has a row in the column family `index` (table byte, key -> bytes), written in the
+// same atomic batch, so that pages can be listed and counted without reading them.
+//
+// Threads: any. `mutex_` serialises deletions and the accounting; RocksDB does the rest.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <rocksdb/db.h>
+#include <rocksdb/write_buffer_manager.h>
+
+#include "kvstore/disk_tier.h"
+#include "kvstore/io_pool.h"
+#include "kvstore/record_keys.h"
+
+namespace varve {
+
+// Column families. Names and letters are embedded on disk: do not change or reuse one.
+enum class Table : uint8_t { kDefault, kPages, kTails, kManifests, kText, kIndex, kScratch };
+inline constexpr size_t kNumTables = 7;
+inline constexpr std::array<const char*, kNumTables> kTableNames =
+    {"default", "pages", "tails", "manifests", "text", "index", "scratch"};
+// Begin the rows of the index.
+inline constexpr std::array<char, kNumTables> kTableLetters = {'-', 'p', 't', '-', 'x', '-', 's'};
+
+class RocksDiskTier final : public DiskTier {
+ public:
+  static Result<std::unique_ptr<DiskTier>> Open(const DiskTierOptions& options,
+                                                std::shared_ptr<rocksdb::Env> env);
+  ~RocksDiskTier() override;
+
+  Result<void> PutPages(std::span<const PageKey> keys,
+                        std::span<const std::span<const std::byte>> records) override;
+  std::future<Result<std::vector<std::vector<std::byte>>>> GetPages(
+      std::vector<PageKey> keys) override;
+  Result<void> DeletePages(std::span<const PageKey> keys) override;
+  Result<void> PutTail(ContextId context,
+                       uint64_t version,
+                       const PageKey& key,
+                       std::span<const std::byte> record) override;
+  Result<std::vector<std::pair<PageKey, std::vector<std::byte>>>> GetTails(
+      ContextId context,
+      uint64_t version) override;
+  std::future<Result<std::vector<std::vector<std::byte>>>> GetTailPages(
+      uint64_t version,
+      std::vector<PageKey> keys) override;
+  Result<void> CommitManifest(const ContextManifest& manifest,
+                              const ContextAppend& append) override;
+  Result<void> DropOlderVersions(ContextId context, uint64_t version) override;
+  Result<std::vector<ContextManifest>> ListManifests() override;
+  Result<std::string> ReadText(ContextId context) override;
+  Result<std::vector<int32_t>> ReadTokens(ContextId context) override;
+  Result<void> DeleteContext(ContextId context) override;
+  Result<void> DeleteScratch(SequenceId sequence) override;
+  Result<std::vector<PageKey>> ListPages(ContextId context) override;
+  Result<std::vector<PageKey>> ListLayerPages(ContextId context, uint16_t layer) override;
+  Stats GetStats() const override;
+
+ private:
+  // A record to write, or (of a deletion) to forget.
+  struct Row {
+    Table table;
+    std::string key;
+    std::span<const std::byte> record;
+  };
+  using Records = std::vector<std::vector<std::byte>>;
+  struct PendingRead;
+
+  RocksDiskTier(const DiskTierOptions& options, std::shared_ptr<rocksdb::Env> env)
+      : options_(options), env_(std::move(env)) {}
+
+  // Opening (disk_tier_open.cc).
+  Result<void> CheckFormat() const;
+  Result<void> OpenDatabase();
+  Result<void> EmptyScratch();
+  bool DirectReadsWork() const;
+  rocksdb::DBOptions DatabaseOptions() const;
+  rocksdb::ColumnFamilyOptions TableOptions(Table table) const;
+  // Counts what is there and deletes what no manifest names.
+  Result<void> RecoverAccounting();
+
+  // Records (disk_tier.cc).
+  rocksdb::ColumnFamilyHandle* handle(Table table) const {
+    return handles_[static_cast<size_t>(table)];
+  }
+  Error ToError(const rocksdb::Status& status, std::string_view what) const;
+  // Writes a batch; after a failed flush or a full disk, asks RocksDB to go on first.
+  rocksdb::Status Write(rocksdb::WriteBatch& batch, bool durable);
+  Result<void> PutRows(std::span<const Row> rows);
+  Result<void> DeleteRowsLocked(std::span<const Row> rows);
+  // Counted bytes of a record, 0 if there is none.
+  Result<uint64_t> CountedBytes(Table table, std::string_view key) const;
+  std::future<Result<Records>> GetRecords(Table table, std::vector<std::string> keys);
+  void ReadChunk(const std::shared_ptr<PendingRead>& read, size_t first, size_t end);
+  // Index rows whose keys begin with `prefix`: (key without the table byte, counted bytes).
+  Result<std::vector<std::pair<std::string, uint64_t>>> ListRows(Table table,
+                                                                 std::string_view prefix) const;
+
+  // Contexts (disk_tier_contexts.cc).
+  Result<std::vector<ContextManifest>> AllManifests() const;
+  Result<ContextManifest> NewestManifest(ContextId context) const;
+  Result<std::string> ReadTexts(ContextId context, TextKind kind);
+  Result<void> Flush();
+  void NoteGarbage(Table table, uint64_t bytes);
+  void Reclaim(Table table);
+
+  const DiskTierOptions options_;
+  const std::shared_ptr<rocksdb::Env> env_;
+  std::unique_ptr<FileLock> lock_;
+  std::shared_ptr<rocksdb::Cache> cache_;
+  std::shared_ptr<rocksdb::WriteBufferManager> write_buffers_;
+  std::unique_ptr<rocksdb::DB> db_;
+  std::array<rocksdb::ColumnFamilyHandle*, kNumTables> handles_{};
+
+  mutable std::mutex mutex_;
+  uint64_t used_ = 0;  // guarded by mutex_
+  std::array<uint64_t, kNumTables>
+      garbage_{};  // guarded by mutex_; bytes deleted since the last reclaim
+  std::array<bool, kNumTables> reclaiming_{};  // guarded by mutex_
+  std::atomic<bool> closing_{false};
+
+  std::atomic<uint64_t> bytes_read_{0};
+  std::atomic<uint64_t> bytes_written_{0};
+  std::atomic<int64_t> read_us_{0};
+  std::atomic<int64_t> write_us_{0};
+
+  std::unique_ptr<IoPool> io_;  // last: its jobs use the rest
+};
+
+// Keys and records as RocksDB takes them.
+inline rocksdb::Slice ToSlice(std::string_view bytes) {
+  return {bytes.data(), bytes.size()};
+}
+inline rocksdb::Slice ToSlice(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+inline std::string_view ToView(const rocksdb::Slice& slice) {
+  return {slice.data(), slice.size()};
+}
+
+// A row's key in the index: the table, then the key.
+std::string IndexKey(Table table, std::string_view key);
+
+}  // namespace varve
