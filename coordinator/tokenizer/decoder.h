@@ -22,6 +22,8 @@ class Decoder {
   std::string_view BytesOf(int32_t id) const;
   // The same for the first token of a text.
   std::string FirstBytesOf(int32_t id, std::string_view token_text) const;
+  // Its blanks are never stripped, and it ends the start of the text.
+  bool KeepsBlanks(int32_t id) const { return id == spec_.unk_id; }
   // At most so many blanks at the start of a text are not part of it.
   size_t num_stripped_spaces() const { return spec_.num_stripped_spaces; }
 

@@ -39,6 +39,7 @@ void StreamingDetokenizer::Append(int32_t id, std::string* out) {
   const auto token_text = tokenizer_->IdToToken(id);
   if (!token_text || (skip_special_ && tokenizer_->IsSpecial(id))) return;
   const Decoder& decoder = tokenizer_->state_->decoder;
+  if (decoder.KeepsBlanks(id)) num_spaces_to_strip_ = 0;
   if (seen_token_) {
     pending_ += decoder.BytesOf(id);
   } else {
