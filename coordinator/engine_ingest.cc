@@ -40,7 +40,7 @@ void Engine::FeedIngests() {
         continue;
       }
       ingests_.push_back(std::make_unique<IngestRun>(
-          sequence, manifest, text_model_->bos_id(), limits_.commit_tokens));
+          sequence, manifest, text_model_->context_bos_id(), limits_.commit_tokens));
       run = ingests_.back().get();
     }
     if (!run->WantsPieces()) {

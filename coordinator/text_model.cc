@@ -52,6 +52,7 @@ class DirectoryTextModel final : public TextModel {
   }
 
   std::optional<int32_t> bos_id() const override { return tokenizer_->bos_id(); }
+  std::optional<int32_t> context_bos_id() const override { return context_bos_id_; }
   bool IsEos(int32_t token) const override {
     const std::vector<int32_t>& eos_ids = tokenizer_->eos_ids();
     return std::find(eos_ids.begin(), eos_ids.end(), token) != eos_ids.end();
@@ -64,22 +65,40 @@ class DirectoryTextModel final : public TextModel {
     if (!chat_template_) {
       return chat_template_.error();
     }
-    VARVE_TRY(std::string text,
-              chat_template_->Render(messages,
-                                     {.bos_token = tokenizer_->bos_token(),
-                                      .eos_token = tokenizer_->eos_token(),
-                                      .now_unix_s = clock_->UnixTimeS()}));
+    // A template that asks for the BOS gets none behind a context. Where the marker of a turn is
+    // also called the BOS (ChatML models), the template writes it by itself, and it stays.
     const std::string& bos = tokenizer_->bos_token();
-    if (is_continuation && !bos.empty() && text.starts_with(bos)) {
+    VARVE_TRY(std::string text, Render(messages, is_continuation ? std::string() : bos));
+    if (is_continuation && tokenizer_->bos_id() && !bos.empty() && text.starts_with(bos)) {
       text.erase(0, bos.size());
     }
     return text;
   }
 
  private:
+  Result<std::string> Render(const ChatMessages& messages, const std::string& bos_token) const {
+    return chat_template_->Render(messages,
+                                  {.bos_token = bos_token,
+                                   .eos_token = tokenizer_->eos_token(),
+                                   .now_unix_s = clock_->UnixTimeS()});
+  }
+
+  // Whether chats begin with the BOS because the template asks for it.
+  bool TemplateWritesBos() const {
+    const std::string& bos = tokenizer_->bos_token();
+    if (!chat_template_ || bos.empty()) {
+      return false;
+    }
+    const ChatMessages probe = {{"user", "x"}};
+    const Result<std::string> with = Render(probe, bos);
+    const Result<std::string> without = Render(probe, "");
+    return with && without && *with == bos + *without;
+  }
+
   const std::shared_ptr<const Tokenizer> tokenizer_;
   const Result<ChatTemplate> chat_template_;
   const Clock* const clock_;
+  std::optional<int32_t> context_bos_id_;
 };
 
 Result<ChatTemplate> ParseChatTemplate(const std::string& source) {

@@ -50,7 +50,11 @@ class TextModel {
   // The text of one token, as logprobs show it: U+FFFD for part of a code point.
   virtual std::string TokenText(int32_t token) const = 0;
 
+  // What begins a prompt without a context: what the tokenizer itself would put there.
   virtual std::optional<int32_t> bos_id() const = 0;
+  // What begins a context: the same, or the BOS that only the chat template writes, because the
+  // model has seen every sequence begin with it.
+  virtual std::optional<int32_t> context_bos_id() const = 0;
   virtual bool IsEos(int32_t token) const = 0;
   virtual int32_t vocab_size() const = 0;
   virtual uint64_t content_hash() const = 0;  // of the tokenizer: contexts are bound to it

@@ -29,7 +29,7 @@ class FakeTextStream final : public TextStream {
   std::string held_;
 };
 
-class FakeTextModel final : public TextModel {
+class FakeTextModel : public TextModel {
  public:
   Result<std::vector<int32_t>> EncodeDocument(std::string_view piece,
                                               bool /*is_continuation*/) const override {
@@ -68,6 +68,7 @@ class FakeTextModel final : public TextModel {
     return token < 256 ? std::string(1, static_cast<char>(token)) : "<s>";
   }
   std::optional<int32_t> bos_id() const override { return kFakeBos; }
+  std::optional<int32_t> context_bos_id() const override { return kFakeBos; }
   bool IsEos(int32_t token) const override { return token == kFakeEos; }
   int32_t vocab_size() const override { return kFakeVocab; }
   uint64_t content_hash() const override { return 0x70c; }

@@ -1,5 +1,7 @@
 #include "tests/coordinator/http_client.h"
 
+#include <cctype>
+
 #include <boost/asio/connect.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -8,8 +10,6 @@
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/read.hpp>
 #include <boost/beast/http/string_body.hpp>
-
-#include <cctype>
 
 namespace varve {
 namespace {
@@ -54,8 +54,12 @@ HttpClient::HttpClient(uint16_t port) : impl_(std::make_unique<Impl>()) {
 
 HttpClient::~HttpClient() = default;
 
-ClientResponse HttpClient::Get(const std::string& path) { return Send("GET", path, ""); }
-ClientResponse HttpClient::Delete(const std::string& path) { return Send("DELETE", path, ""); }
+ClientResponse HttpClient::Get(const std::string& path) {
+  return Send("GET", path, "");
+}
+ClientResponse HttpClient::Delete(const std::string& path) {
+  return Send("DELETE", path, "");
+}
 ClientResponse HttpClient::Post(const std::string& path, const nlohmann::json& body) {
   return Send("POST", path, body.dump());
 }
@@ -66,8 +70,8 @@ ClientResponse HttpClient::Send(const std::string& method,
                                 const std::string& content_type) {
   std::string request = method + " " + path + " HTTP/1.1\r\nHost: test\r\n";
   if (!body.empty() || method == "POST") {
-    request += "Content-Type: " + content_type + "\r\nContent-Length: " +
-               std::to_string(body.size()) + "\r\n";
+    request += "Content-Type: " + content_type +
+               "\r\nContent-Length: " + std::to_string(body.size()) + "\r\n";
   }
   Write(request + "\r\n" + body);
   return ReadResponse();
@@ -116,6 +120,8 @@ ClientResponse HttpClient::ReadResponse(bool body_allowed) {
   return response;
 }
 
-void HttpClient::Close() { impl_->socket.close(); }
+void HttpClient::Close() {
+  impl_->socket.close();
+}
 
 }  // namespace varve

@@ -33,7 +33,9 @@ class HttpClient {
   ClientResponse Get(const std::string& path);
   ClientResponse Delete(const std::string& path);
   ClientResponse Post(const std::string& path, const nlohmann::json& body);
-  ClientResponse Send(const std::string& method, const std::string& path, const std::string& body,
+  ClientResponse Send(const std::string& method,
+                      const std::string& path,
+                      const std::string& body,
                       const std::string& content_type = "application/json");
 
   // Raw bytes out, and what comes until the peer closes or `enough` has come.

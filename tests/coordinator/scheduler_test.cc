@@ -22,8 +22,7 @@ class Board {
 
  private:
   Runnable& Add(std::vector<Runnable>* list, uint64_t id, size_t num_tokens, int64_t position) {
-    tokens_.push_back(
-        std::make_unique<std::vector<int32_t>>(num_tokens, static_cast<int32_t>(id)));
+    tokens_.push_back(std::make_unique<std::vector<int32_t>>(num_tokens, static_cast<int32_t>(id)));
     list->push_back(Runnable{
         .sequence = SequenceId{id}, .position = position, .pending = std::span(*tokens_.back())});
     return list->back();
@@ -142,8 +141,7 @@ TEST(PlanStep, DividesARoomyStepAndAlternatesInATightOne) {
   Board board;
   board.Prompt(1, 5000);
   board.Ingest(2, 5000);
-  EXPECT_EQ(TokensOf(PlanStep(board.state, {})),
-            (std::map<uint64_t, int64_t>{{1, 384}, {2, 128}}));
+  EXPECT_EQ(TokensOf(PlanStep(board.state, {})), (std::map<uint64_t, int64_t>{{1, 384}, {2, 128}}));
   board.Decode(3);
   board.state.cost = Measured(1, 1000, 1e6);
   board.state.step = 2;
@@ -170,8 +168,9 @@ TEST(StepCost, LearnsBothCosts) {
   EXPECT_EQ(cost.steps_since_decode_only, 1);
 }
 
-// A machine whose steps take a fixed time, a time per decode and a time per prompt token: runs the scheduler against it for
-// many steps with requests and ingests that come at random, and checks what must hold in every step.
+// A machine whose steps take a fixed time, a time per decode and a time per prompt token: runs the
+// scheduler against it for many steps with requests and ingests that come at random, and checks
+// what must hold in every step.
 class Simulation {
  public:
   explicit Simulation(uint64_t seed)
@@ -206,9 +205,8 @@ class Simulation {
                           static_cast<int64_t>(1 + rng_.Below(1500)),
                           static_cast<int64_t>(1 + rng_.Below(40))});
     }
-    for (int n = NumToAdmit(static_cast<int>(waiting_.size()),
-                            static_cast<int>(running_.size()),
-                            limits_);
+    for (int n = NumToAdmit(
+             static_cast<int>(waiting_.size()), static_cast<int>(running_.size()), limits_);
          n > 0;
          --n) {
       EXPECT_EQ(waiting_.front().id, 1000 + num_admitted_in_order_++);
@@ -262,8 +260,8 @@ class Simulation {
     }
     CheckBudget(num_decodes, num_chunk);
     ASSERT_LE(num_ingest_chunks, 1);
-    const double step_us = base_us_ + decode_us_ * num_decodes +
-                           token_us_ * static_cast<double>(num_chunk);
+    const double step_us =
+        base_us_ + decode_us_ * num_decodes + token_us_ * static_cast<double>(num_chunk);
     cost_.Record(num_decodes, num_chunk, step_us);
     std::erase_if(running_, [](const Request& r) { return r.decoding && r.answer <= 0; });
   }
@@ -298,7 +296,8 @@ TEST(SchedulerProperty, BudgetOrderAndProgressHoldOnAnyMachine) {
   }
 }
 
-// The promise of issue and README: 8 streams beside an ingest keep their p99 within 3x of their own without it.
+// The promise of issue and README: 8 streams beside an ingest keep their p99 within 3x of their own
+// without it.
 TEST(SchedulerProperty, AnIngestCostsEightStreamsLessThanThreeTimes) {
   constexpr double kBaseUs = 18000;
   constexpr double kDecodeUs = 700;

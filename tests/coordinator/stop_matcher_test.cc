@@ -72,7 +72,8 @@ TEST(StopMatcher, DoesNotDependOnThePieces) {
     for (size_t at = 0; at < text.size();) {
       const size_t n = 1 + rng.Below(3);
       shown += matcher.Push(std::string_view(text).substr(at, n));
-      // A piece of several characters may hold an earlier-ending stop behind an earlier-beginning one; both begin the cut.
+      // A piece of several characters may hold an earlier-ending stop behind an earlier-beginning
+      // one; both begin the cut.
       at += n;
     }
     shown += matcher.Flush();
