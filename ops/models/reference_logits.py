@@ -55,7 +55,8 @@ def make_prompts(tokenizer, text: str, num_tokens: int) -> dict[str, tuple[str, 
             prompts[name] = (chat, tokenizer.encode(chat, add_special_tokens=False))
     ids = tokenizer.encode(text)
     if len(ids) < num_tokens:
-        sys.exit(f"reference_logits: the text has {len(ids)} tokens, fewer than the {num_tokens} asked for; name a longer --text")
+        sys.exit(f"reference_logits: the text has {len(ids)} tokens, fewer than the {num_tokens} asked for; "
+                 "name a longer --text")
     prompts["long_text"] = (tokenizer.decode(ids[:num_tokens]), ids[:num_tokens])
     return prompts
 
@@ -92,7 +93,8 @@ def main() -> None:
             save_file(tensors, work / f"{name}.safetensors")
             (work / f"{name}.safetensors").chmod(0o644)
             answer = tokenizer.decode(tensors["continuation_ids"])
-            print(f"{name}: {len(input_ids)} tokens, then {len(tensors['continuation_ids'])}: {json.dumps(answer[:90])}", flush=True)
+            num_new = len(tensors["continuation_ids"])
+            print(f"{name}: {len(input_ids)} tokens, then {num_new}: {json.dumps(answer[:90])}", flush=True)
         os.rename(work, args.out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
