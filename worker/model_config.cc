@@ -243,7 +243,7 @@ void ReadWindows(ConfigFields& fields, Family family, ModelConfig& config) {
       fields.Fail(
           ErrorCode::kBadModel,
           fmt::format(
-              "layer {} is sliding_attention, but sliding_window or use_sliding_window says that "
+              "layer {} slides (layer_types), but sliding_window or use_sliding_window says that "
               "there is no window",
               i));
     }

@@ -10,40 +10,12 @@
 
 #include <coroutine>
 #include <cstddef>
-#include <new>
 #include <utility>
-#include <vector>
 
 #include "proto/base/check.h"
+#include "worker/frame_arena.h"
 
 namespace varve {
-
-// Memory for coroutine frames, which end in the reverse order of their beginning. Falls back to the
-// heap when full.
-class FrameArena {
- public:
-  explicit FrameArena(size_t bytes) : memory_(bytes / sizeof(Unit)) {}
-
-  void* Allocate(size_t bytes) {
-    const size_t units = (bytes + sizeof(Unit) - 1) / sizeof(Unit);
-    if (units > memory_.size() - used_) {
-      return nullptr;
-    }
-    void* place = memory_.data() + used_;
-    used_ += units;
-    return place;
-  }
-  void Free(const void* place) {
-    used_ = static_cast<size_t>(static_cast<const Unit*>(place) - memory_.data());
-  }
-
- private:
-  struct alignas(std::max_align_t) Unit {
-    std::byte bytes[sizeof(std::max_align_t)];
-  };
-  std::vector<Unit> memory_;
-  size_t used_ = 0;
-};
 
 class [[nodiscard]] Task {
  public:
@@ -58,26 +30,16 @@ class [[nodiscard]] Task {
     template <typename First, typename... Rest>
     static void* operator new(size_t bytes, First& first, Rest&...) {
       if constexpr (requires { first.frames().Allocate(bytes); }) {
-        return Place(bytes, &first.frames());
+        return Frame::Allocate(bytes, &first.frames());
       } else {
-        return Place(bytes, nullptr);
+        return Frame::Allocate(bytes, nullptr);
       }
     }
-    static void* operator new(size_t bytes) { return Place(bytes, nullptr); }
-    static void operator delete(void* frame, size_t /*bytes*/) {
-      Header* header = static_cast<Header*>(frame) - 1;
-      if (header->arena != nullptr) {
-        header->arena->Free(header);
-      } else {
-        ::operator delete(header);
-      }
-    }
+    static void* operator new(size_t bytes) { return Frame::Allocate(bytes, nullptr); }
+    static void operator delete(void* frame, size_t /*bytes*/) { Frame::Free(frame); }
 
    private:
     friend class Task;
-    struct alignas(std::max_align_t) Header {
-      FrameArena* arena;
-    };
     struct Final {
       bool await_ready() noexcept { return false; }
       std::coroutine_handle<> await_suspend(std::coroutine_handle<promise_type> ended) noexcept {
@@ -86,15 +48,6 @@ class [[nodiscard]] Task {
       }
       void await_resume() noexcept {}
     };
-
-    static void* Place(size_t bytes, FrameArena* arena) {
-      void* place = arena != nullptr ? arena->Allocate(bytes + sizeof(Header)) : nullptr;
-      if (place == nullptr) {
-        arena = nullptr;
-        place = ::operator new(bytes + sizeof(Header));
-      }
-      return new (place) Header{arena} + 1;
-    }
 
     std::coroutine_handle<> caller_;
   };

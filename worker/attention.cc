@@ -1,0 +1,173 @@
+#include "worker/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/attn_state.h"
+
+namespace varve {
+namespace {
+
+constexpr float kNoMass = -std::numeric_limits<float>::infinity();
+constexpr size_t kMatrixO = 0;
+constexpr size_t kMatrixLse = 1;
+
+void AppendSequence(Rank& rank, int32_t layer, const Batch::Part& part) {
+  const auto head_dim = static_cast<size_t>(rank.config.head_dim);
+  const auto qo_heads = static_cast<size_t>(rank.config.num_qo_heads);
+  const auto kv_heads = static_cast<size_t>(rank.config.num_kv_heads);
+  const float* k = rank.qkv.data() + part.first_token * rank.qkv_stride + qo_heads * head_dim;
+  rank.store.Append(part.work->sequence,
+                    layer,
+                    part.work->first_position,
+                    static_cast<int32_t>(part.num_tokens),
+                    k,
+                    k + kv_heads * head_dim,
+                    rank.qkv_stride);
+}
+
+// The state of the sequence's queries over this rank's pages, into rank.o and rank.lse.
+Result<void> AttendSequence(Rank& rank, int32_t layer, const Batch::Part& part) {
+  const auto head_dim = static_cast<size_t>(rank.config.head_dim);
+  const auto qo_heads = static_cast<size_t>(rank.config.num_qo_heads);
+  float* o = rank.o.data() + part.first_token * qo_heads * head_dim;
+  float* lse = rank.lse.data() + part.first_token * qo_heads;
+  std::fill_n(lse, part.num_tokens * qo_heads, kNoMass);
+  if (rank.errors[part.index]) {
+    return {};  // already failed on this rank: nothing to attend, the result is dropped
+  }
+  AttendParams params{
+      .num_qo_heads = rank.config.num_qo_heads,
+      .num_kv_heads = rank.config.num_kv_heads,
+      .head_dim = rank.config.head_dim,
+      .sm_scale = rank.config.sm_scale,
+      .logit_softcap = rank.config.attn_softcap,
+      .window = rank.config.layers[static_cast<size_t>(layer)].window,
+      .q = rank.qkv.data() + part.first_token * rank.qkv_stride,
+      .q_stride = rank.qkv_stride,
+      .positions = std::span(rank.batch.positions).subspan(part.first_token, part.num_tokens),
+      .o = o,
+      .lse = lse};
+  const int64_t first = part.work->first_position;
+  const int64_t last = first + static_cast<int64_t>(part.num_tokens) - 1;
+  std::unique_ptr<PageCursor> cursor = rank.store.Read(part.work->sequence, layer, first, last);
+  for (bool is_zero = false;; is_zero = true) {
+    VARVE_TRY(params.views, cursor->Next());
+    if (params.views.empty()) {
+      break;
+    }
+    if (!is_zero) {  // most ranks of a short context have no page: they need not even clear their
+                     // state
+      std::fill_n(o, part.num_tokens * qo_heads * head_dim, 0.0F);
+    }
+    const RankSpan span(rank, "kernels/attend");
+    Attend(params, rank.scratch, rank.team);
+  }
+  if (rank.communicator.size() == 1) {
+    // There is no merge that would turn "no mass" into zeros: a failed read may leave rows without
+    // a page.
+    for (size_t i = 0; i < part.num_tokens * qo_heads; ++i) {
+      if (lse[i] == kNoMass) {
+        std::fill_n(o + i * head_dim, head_dim, 0.0F);
+      }
+    }
+  }
+  return {};
+}
+
+void MergeOwnHeads(Rank& rank) {
+  const RankSpan span(rank, "worker/merge");
+  const auto head_dim = static_cast<size_t>(rank.config.head_dim);
+  const auto num_ranks = static_cast<size_t>(rank.communicator.size());
+  const size_t width = rank.heads.count * head_dim;
+  ForTokenBlocks(
+      rank, rank.heads.count == 0 ? 0 : rank.num_tokens(), [&](size_t first, size_t count) {
+        constexpr size_t kMaxRanks = 256;
+        StateView states[kMaxRanks];
+        float weights[kMaxRanks];
+        VARVE_CHECK(num_ranks <= kMaxRanks);
+        for (size_t token = first; token < first + count; ++token) {
+          for (size_t r = 0; r < num_ranks; ++r) {
+            const ReceivedRows& o = rank.received[kMatrixO * num_ranks + r];
+            const ReceivedRows& lse = rank.received[kMatrixLse * num_ranks + r];
+            states[r] = {.o = o.data + token * o.stride, .lse = lse.data + token * lse.stride};
+          }
+          MergeStates({states, num_ranks},
+                      rank.heads.count,
+                      head_dim,
+                      {weights, num_ranks},
+                      rank.merged.data() + token * width);
+        }
+      });
+}
+
+}  // namespace
+
+void MergeStates(std::span<const StateView> states,
+                 size_t num_heads,
+                 size_t head_dim,
+                 std::span<float> weights,
+                 float* out) {
+  for (size_t head = 0; head < num_heads; ++head) {
+    float highest = kNoMass;
+    for (const StateView& state : states) {
+      highest = std::max(highest, state.lse[head]);
+    }
+    float* o = out + head * head_dim;
+    std::fill_n(o, head_dim, 0.0F);
+    if (highest == kNoMass) {
+      continue;
+    }
+    float total = 0.0F;
+    for (size_t i = 0; i < states.size(); ++i) {
+      const float lse = states[i].lse[head];
+      weights[i] = lse == kNoMass ? 0.0F : std::exp(lse - highest);
+      total += weights[i];
+    }
+    for (size_t i = 0; i < states.size(); ++i) {
+      if (weights[i] == 0.0F) {
+        continue;
+      }
+      const float weight = weights[i] / total;
+      const float* from = states[i].o + head * head_dim;
+      for (size_t d = 0; d < head_dim; ++d) {
+        o[d] += weight * from[d];
+      }
+    }
+  }
+}
+
+Task RunAttention(Rank& rank, int32_t layer, AttentionOutput& output) {
+  const RankSpan span(rank, "worker/attention");
+  const auto head_dim = static_cast<size_t>(rank.config.head_dim);
+  const auto qo_heads = static_cast<size_t>(rank.config.num_qo_heads);
+  // 1. Every rank stores the k and v that it owns and attends over what it holds.
+  for (const Batch::Part& part : rank.batch.parts) {
+    AppendSequence(rank, layer, part);
+    Result<void> attended = AttendSequence(rank, layer, part);
+    if (!attended) {
+      rank.FailSequence(part.index, std::move(attended).error());
+    }
+  }
+  if (rank.communicator.size() == 1) {
+    output = {.data = rank.o.data(), .stride = qo_heads * head_dim};
+    co_return;
+  }
+  // 2. Each rank gets all ranks' states of its own heads.
+  SentColumns sent[kMaxSentMatrices];
+  sent[kMatrixO] = {.data = rank.o.data(),
+                    .rows = rank.num_tokens(),
+                    .stride = qo_heads * head_dim,
+                    .widths = rank.head_widths};
+  sent[kMatrixLse] = {.data = rank.lse.data(),
+                      .rows = rank.num_tokens(),
+                      .stride = qo_heads,
+                      .widths = rank.head_counts};
+  co_await rank.communicator.AllToAll(rank.stream, rank.NextTag(), sent, rank.received);
+  // 3. And merges them.
+  MergeOwnHeads(rank);
+  output = {.data = rank.merged.data(), .stride = rank.heads.count * head_dim};
+}
+
+}  // namespace varve

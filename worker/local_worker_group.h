@@ -1,0 +1,101 @@
+// N workers in this process: one model, one disk tier, and for each worker a KV store and a rank of
+// the step. The embedded default of `varve serve`, and what tests drive.
+//
+// Threads: as WorkerGroup says. Calls that touch the stores are served in the order in which they
+// come, so that a call from another thread waits for one step at most. Next: worker/step.h
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "kvstore/disk_tier.h"
+#include "kvstore/kv_store.h"
+#include "proto/worker_group.h"
+#include "worker/context_catalog.h"
+#include "worker/fair_mutex.h"
+#include "worker/local_communicator.h"
+#include "worker/model_config.h"
+#include "worker/rank.h"
+#include "worker/step.h"
+#include "worker/weights.h"
+
+namespace varve {
+
+struct LocalWorkerGroupOptions {
+  std::string model_dir;
+  int num_workers = 1;
+  int num_threads = 0;   // 0: all cores of the machine
+  std::string data_dir;  // "": nothing is durable, contexts live as long as the process
+  uint64_t host_budget_bytes = uint64_t{1} << 30;  // KV in memory, all workers together
+  uint64_t disk_budget_bytes = 0;                  // 0: unlimited
+  int64_t max_step_tokens =
+      512;  // prompt tokens of a step; one token for each sequence may come on top
+  int64_t max_step_sequences = 128;  // of a step
+};
+
+class LocalWorkerGroup final : public WorkerGroup {
+ public:
+  // Loads the model, opens the data directory and recovers its contexts. Errors: kBadModel,
+  // kUnsupported (the model), kDataDirLocked, kVersionSkew, kIoError (the directory),
+  // kInvalidArgument (the options).
+  static Result<std::unique_ptr<LocalWorkerGroup>> Open(const LocalWorkerGroupOptions& options);
+  ~LocalWorkerGroup() override;
+
+  int num_workers() const override { return static_cast<int>(stores_.size()); }
+  const ModelDescription& model() const override { return description_; }
+
+  // Errors: kStaleEpoch (an epoch or a step that is over), kInvalidArgument (too many tokens or
+  // sequences).
+  Result<StepResult> Step(const StepPlan& plan) override;
+  Result<void> OpenSequence(SequenceId sequence, const OpenSequenceOptions& options) override;
+  Result<void> CloseSequence(SequenceId sequence) override;
+
+  Result<void> CreateContext(const ContextManifest& manifest) override;
+  Result<void> CommitContext(SequenceId sequence,
+                             const ContextManifest& manifest,
+                             const ContextAppend& append) override;
+  Result<void> DeleteContext(ContextId context) override;
+  Result<std::vector<ContextManifest>> ListContexts() override;
+  Result<std::string> ReadContextText(ContextId context) override;
+  Result<std::vector<int32_t>> ReadContextTokens(ContextId context) override;
+  Result<ContextUsage> GetContextUsage(ContextId context) override;
+  std::vector<WorkerStats> Stats() override;
+
+  // What one worker holds, for tests and diagnosis.
+  std::vector<KvStore::HeldPage> HeldPages(int worker);
+  const ModelConfig& config() const { return config_; }
+
+ private:
+  LocalWorkerGroup(const LocalWorkerGroupOptions& options,
+                   ModelConfig config,
+                   ModelWeights weights);
+
+  Result<void> OpenStores();
+  Result<void> RecoverContexts();
+  void StartRanks();
+  Result<void> CheckPlan(const StepPlan& plan) const;
+  Result<void> CheckWork(const SequenceWork& work) const;
+  Result<void> CheckModel(const ContextManifest& manifest) const;
+
+  const LocalWorkerGroupOptions options_;
+  const ModelConfig config_;
+  const ModelWeights weights_;
+  ModelDescription description_;
+  std::unique_ptr<DiskTier> disk_;  // null without a data directory
+  std::unique_ptr<ContextManifests> catalog_;
+
+  FairMutex stores_mutex_;  // guards everything below
+  std::vector<std::unique_ptr<KvStore>> stores_;
+  std::unique_ptr<LocalGroup> group_;
+  std::vector<std::unique_ptr<Rank>> ranks_;
+  Epoch epoch_;  // of the last step
+  uint64_t last_step_ = 0;
+  bool has_stepped_ = false;
+  std::unordered_set<uint64_t> step_sequences_;  // scratch of Step
+};
+
+}  // namespace varve

@@ -1,0 +1,140 @@
+// Sequences and contexts of LocalWorkerGroup: the same call on every worker's store, undone where
+// one of them refuses.
+#include <mutex>
+
+#include <fmt/format.h>
+
+#include "proto/base/hash.h"
+#include "worker/local_worker_group.h"
+
+namespace varve {
+
+Result<void> LocalWorkerGroup::CheckModel(const ContextManifest& manifest) const {
+  if (manifest.model_hash == weights_.model_hash) {
+    return {};
+  }
+  return Error{ErrorCode::kModelMismatch,
+               fmt::format("context '{}' was made with the model {}, this one is {}",
+                           manifest.name,
+                           HashToHex(manifest.model_hash),
+                           HashToHex(weights_.model_hash))};
+}
+
+Result<void> LocalWorkerGroup::OpenSequence(SequenceId sequence,
+                                            const OpenSequenceOptions& options) {
+  const std::lock_guard guard(stores_mutex_);
+  for (const std::optional<ContextId>& context : {options.base, options.context}) {
+    if (context) {
+      VARVE_TRY(const ContextManifest manifest, catalog_->Find(*context));
+      VARVE_RETURN_IF_ERROR(CheckModel(manifest));
+    }
+  }
+  for (size_t rank = 0; rank < stores_.size(); ++rank) {
+    Result<void> opened = stores_[rank]->OpenSequence(sequence, options);
+    if (!opened) {
+      for (size_t other = 0; other < rank; ++other) {
+        // Nothing was written: what a close can complain about is beside the point.
+        (void)stores_[other]->CloseSequence(sequence).has_value();
+      }
+      return opened;
+    }
+  }
+  return {};
+}
+
+Result<void> LocalWorkerGroup::CloseSequence(SequenceId sequence) {
+  const std::lock_guard guard(stores_mutex_);
+  Result<void> closed;
+  for (const std::unique_ptr<KvStore>& store : stores_) {
+    Result<void> one = store->CloseSequence(sequence);
+    if (!one && closed) {
+      closed = std::move(one);
+    }
+  }
+  return closed;
+}
+
+Result<void> LocalWorkerGroup::CreateContext(const ContextManifest& manifest) {
+  VARVE_RETURN_IF_ERROR(CheckModel(manifest));
+  const std::lock_guard guard(stores_mutex_);
+  VARVE_RETURN_IF_ERROR(catalog_->Create(manifest));
+  for (size_t rank = 0; rank < stores_.size(); ++rank) {
+    Result<void> created = stores_[rank]->CreateContext(manifest);
+    if (!created) {
+      for (size_t other = 0; other < rank; ++other) {
+        (void)stores_[other]->DeleteContext(manifest.id).has_value();
+      }
+      (void)catalog_->Erase(manifest.id).has_value();
+      return created;
+    }
+  }
+  return {};
+}
+
+Result<void> LocalWorkerGroup::CommitContext(SequenceId sequence,
+                                             const ContextManifest& manifest,
+                                             const ContextAppend& append) {
+  const std::lock_guard guard(stores_mutex_);
+  VARVE_TRY(const ContextManifest known, catalog_->Find(manifest.id));
+  VARVE_RETURN_IF_ERROR(CheckModel(manifest));
+  // 1. Every worker prepares: what it holds of this version is handed to the disk.
+  for (const std::unique_ptr<KvStore>& store : stores_) {
+    VARVE_RETURN_IF_ERROR(store->PrepareCommit(sequence, manifest));
+  }
+  // 2. The manifest makes the version the truth.
+  VARVE_RETURN_IF_ERROR(catalog_->Commit(manifest, append));
+  // 3. Every worker lets go of what only the version before needed.
+  Result<void> finished;
+  for (const std::unique_ptr<KvStore>& store : stores_) {
+    Result<void> one = store->FinishCommit(manifest);
+    if (!one && finished) {
+      finished = std::move(one);
+    }
+  }
+  return finished;
+}
+
+Result<void> LocalWorkerGroup::DeleteContext(ContextId context) {
+  const std::lock_guard guard(stores_mutex_);
+  VARVE_TRY(const ContextManifest manifest, catalog_->Find(context));
+  if (!CheckModel(manifest)) {
+    // Another model's: no store knows it, and only the disk has it.
+    VARVE_CHECK(disk_ != nullptr);
+    VARVE_RETURN_IF_ERROR(disk_->DeleteContext(context));
+    return catalog_->Erase(context);
+  }
+  // Use is the same on every worker: the first refuses before any has deleted something.
+  for (const std::unique_ptr<KvStore>& store : stores_) {
+    VARVE_RETURN_IF_ERROR(store->DeleteContext(context));
+  }
+  return catalog_->Erase(context);
+}
+
+Result<std::vector<ContextManifest>> LocalWorkerGroup::ListContexts() {
+  return catalog_->ListCommitted();
+}
+
+Result<std::string> LocalWorkerGroup::ReadContextText(ContextId context) {
+  return catalog_->ReadText(context);
+}
+
+Result<std::vector<int32_t>> LocalWorkerGroup::ReadContextTokens(ContextId context) {
+  return catalog_->ReadTokens(context);
+}
+
+Result<ContextUsage> LocalWorkerGroup::GetContextUsage(ContextId context) {
+  const std::lock_guard guard(stores_mutex_);
+  VARVE_TRY(const ContextManifest manifest, catalog_->Find(context));
+  VARVE_RETURN_IF_ERROR(CheckModel(manifest));
+  ContextUsage usage{.id = context};
+  for (const std::unique_ptr<KvStore>& store : stores_) {
+    VARVE_TRY(const ContextUsage one, store->GetContextUsage(context));
+    usage.num_pages += one.num_pages;
+    usage.host_bytes += one.host_bytes;
+    usage.disk_bytes += one.disk_bytes;
+    usage.bf16_bytes += one.bf16_bytes;
+  }
+  return usage;
+}
+
+}  // namespace varve
