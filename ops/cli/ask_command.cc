@@ -1,5 +1,7 @@
 // `varve ask`: a question about a context, answered by a server; or about a document, answered in
 // this process.
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "ops/cli/api_client.h"
@@ -59,7 +61,10 @@ void PrintJson(const Options& options, const ChatAnswer& answer) {
 Result<void> Answer(const Options& options, const ApiClient& client) {
   bool line_open = false;
   const auto on_text = [&](std::string_view piece) {
-    if (!options.json) {
+    if (!line_open) {  // many models begin their answer with a space
+      piece.remove_prefix(std::min(piece.find_first_not_of(" \n"), piece.size()));
+    }
+    if (!options.json && !piece.empty()) {
       fmt::print("{}", piece);
       std::fflush(stdout);
       line_open = true;

@@ -10,6 +10,7 @@
 #include "proto/base/result.h"
 
 #include "ops/cli/local_server.h"
+#include "ops/cli/temporary_directory.h"
 
 namespace varve::cli {
 
@@ -19,17 +20,14 @@ class AskableDocument {
   // the threads; host, port and data directory are chosen here.
   static Result<std::unique_ptr<AskableDocument>> Open(LocalServerOptions options,
                                                        std::string_view text);
-  ~AskableDocument();
-  AskableDocument(const AskableDocument&) = delete;
-  AskableDocument& operator=(const AskableDocument&) = delete;
 
   const std::string& url() const { return server_->url(); }
   std::string context_name() const { return "document"; }
 
  private:
-  AskableDocument() = default;
+  explicit AskableDocument(TemporaryDirectory data_dir) : data_dir_(std::move(data_dir)) {}
 
-  std::string data_dir_;
+  TemporaryDirectory data_dir_;  // goes after the server that uses it
   std::unique_ptr<LocalServer> server_;
 };
 

@@ -9,6 +9,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "coordinator/text_model.h"
+#include "proto/base/clock.h"
 #include "proto/base/file.h"
 #include "proto/base/units.h"
 #include "worker/model_config.h"
@@ -75,6 +77,22 @@ Check Failed(std::string name, const Error& error) {
 bool HasSuffix(const std::string& name, std::string_view suffix) {
   return name.size() >= suffix.size() &&
          name.compare(name.size() - suffix.size(), suffix.size(), suffix) == 0;
+}
+
+// Tokenizer and chat template.
+std::vector<Check> CheckText(const std::string& model_dir) {
+  const auto text_model = LoadTextModel(model_dir, &SystemClock());
+  if (!text_model) {
+    return {Failed("model tokenizer", text_model.error())};
+  }
+  std::vector<Check> checks = {
+      {"model tokenizer", CheckLevel::kOk, fmt::format("{} entries", (*text_model)->vocab_size())}};
+  const auto chat = (*text_model)->RenderChat({{.role = "user", .content = "?"}}, false);
+  checks.push_back(
+      chat
+          ? Check{"chat template", CheckLevel::kOk, "renders a conversation"}
+          : Check{"chat template", CheckLevel::kWarn, chat.error().message + " Completions work."});
+  return checks;
 }
 
 Check CheckWeights(const std::string& model_dir) {
@@ -205,6 +223,8 @@ std::vector<Check> CheckModel(const std::string& model_dir) {
                                   config->head_dim,
                                   config->max_positions)});
   }
+  const std::vector<Check> of_text = CheckText(model_dir);
+  checks.insert(checks.end(), of_text.begin(), of_text.end());
   checks.push_back(CheckWeights(model_dir));
   return checks;
 }

@@ -57,6 +57,7 @@ CoordinatorOptions CoordinatorOptionsOf(const LocalServerOptions& options) {
   result.engine.scheduler.max_running = static_cast<int>(options.max_running);
   result.engine.scheduler.max_chunk_tokens = options.max_step_tokens;
   result.engine.max_queue = static_cast<size_t>(options.max_queue);
+  result.engine.commit_tokens = options.commit_tokens;
   return result;
 }
 
@@ -71,6 +72,7 @@ Result<std::unique_ptr<LocalServer>> LocalServer::Start(const LocalServerOptions
             options.model_dir)};
   }
   VARVE_RETURN_IF_ERROR(MakeDirectories(options.data_dir));
+  CoordinatorOptions limits = CoordinatorOptionsOf(options);
   LocalWorkerGroupOptions group;
   group.model_dir = options.model_dir;
   group.num_workers = options.num_workers;
@@ -79,10 +81,11 @@ Result<std::unique_ptr<LocalServer>> LocalServer::Start(const LocalServerOptions
   group.host_budget_bytes = options.host_budget_bytes;
   group.disk_budget_bytes = options.disk_budget_bytes;
   group.max_step_tokens = options.max_step_tokens;
+  group.max_step_sequences = options.max_running + static_cast<int64_t>(limits.engine.max_ingests);
   VARVE_TRY(std::unique_ptr<LocalWorkerGroup> workers, LocalWorkerGroup::Open(group));
   VARVE_TRY(const std::vector<ContextManifest> contexts, workers->ListContexts());
   VARVE_TRY(std::unique_ptr<Coordinator> coordinator,
-            Coordinator::Start(CoordinatorOptionsOf(options), workers.get()));
+            Coordinator::Start(std::move(limits), workers.get()));
   std::string url = UrlOf(options.host, coordinator->port());
   return std::unique_ptr<LocalServer>(
       std::make_unique<LocalServerImpl>(std::move(workers),

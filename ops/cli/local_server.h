@@ -25,6 +25,7 @@ struct LocalServerOptions {
   int64_t max_step_tokens = 512;
   int64_t max_running = 64;
   int64_t max_queue = 256;
+  int64_t commit_tokens = 16384;  // an ingest is made durable at least this often
 };
 
 class LocalServer {

@@ -26,12 +26,15 @@ std::string FormatDuration(double seconds) {
 }
 
 std::string FormatCount(int64_t count) {
-  std::string digits = std::to_string(count);
-  const auto first = static_cast<int64_t>(count < 0 ? 1 : 0);
-  for (int64_t at = static_cast<int64_t>(digits.size()) - 3; at > first; at -= 3) {
-    digits.insert(static_cast<size_t>(at), ",");
+  const std::string digits = fmt::format("{}", count < 0 ? -count : count);
+  std::string text = count < 0 ? "-" : "";
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) {
+      text.push_back(',');
+    }
+    text.push_back(digits[i]);
   }
-  return digits;
+  return text;
 }
 
 std::string FormatProgress(std::string_view name, const IngestProgress& progress, int bar_width) {

@@ -139,6 +139,11 @@ void AddSettings(CLI::App& command, Options& options) {
              server.max_queue,
              "Most requests that wait; further ones are answered 429")
       ->check(CLI::Range(0, 1 << 20));
+  AddSetting(command,
+             "commit-tokens",
+             server.commit_tokens,
+             "An ingest is made durable at least this often")
+      ->check(CLI::Range(1, 1 << 24));
   AddSetting(command, "log-level", options.log_level, "What is logged to stderr")
       ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}));
   AddConfigFlag(command);

@@ -19,27 +19,26 @@ bool SseParser::Feed(std::string_view bytes, const OnEvent& on_event) {
 }
 
 bool SseParser::EndLine(const OnEvent& on_event) {
-  const std::string line = std::move(line_);
-  line_.clear();
-  if (line.empty()) {
-    const bool dispatch = has_data_;
-    const std::string data = std::move(data_);
+  if (line_.empty()) {
+    const bool go_on = !has_data_ || on_event(data_);
     data_.clear();
     has_data_ = false;
-    return !dispatch || on_event(data);
+    return go_on;
   }
   constexpr std::string_view kField = "data:";
-  if (line.compare(0, kField.size(), kField) == 0) {
-    std::string_view value = std::string_view(line).substr(kField.size());
-    if (!value.empty() && value.front() == ' ') {
-      value.remove_prefix(1);
+  std::string_view line = line_;
+  if (line.substr(0, kField.size()) == kField) {
+    line.remove_prefix(kField.size());
+    if (!line.empty() && line.front() == ' ') {
+      line.remove_prefix(1);
     }
     if (has_data_) {
       data_.push_back('\n');
     }
-    data_.append(value);
+    data_.append(line);
     has_data_ = true;
   }
+  line_.clear();
   return true;
 }
 
