@@ -26,13 +26,24 @@ Result<Value> FromJson(const OrderedJson& json, int depth) {
   if (depth > jinja::kMaxValueDepth) {
     return Error{ErrorCode::kInvalidArgument, "A variable of the chat template nests too deep."};
   }
-  if (json.is_null()) return Value();
-  if (json.is_boolean()) return Value(json.get<bool>());
-  if (json.is_number_unsigned() && json.get<uint64_t>() > INT64_MAX)
+  if (json.is_null()) {
+    return Value();
+  }
+  if (json.is_boolean()) {
+    return Value(json.get<bool>());
+  }
+  if (json.is_number_unsigned() && json.get<uint64_t>() > INT64_MAX) {
     return Value(json.get<double>());
-  if (json.is_number_integer()) return Value(json.get<int64_t>());
-  if (json.is_number_float()) return Value(json.get<double>());
-  if (json.is_string()) return Value(json.get<std::string>());
+  }
+  if (json.is_number_integer()) {
+    return Value(json.get<int64_t>());
+  }
+  if (json.is_number_float()) {
+    return Value(json.get<double>());
+  }
+  if (json.is_string()) {
+    return Value(json.get<std::string>());
+  }
   if (json.is_array()) {
     std::vector<Value> items;
     for (const OrderedJson& element : json) {
@@ -75,8 +86,9 @@ Result<ChatTemplate> ChatTemplate::Parse(std::string_view source) {
   if (source.size() > kMaxSourceBytes) {
     return Error{ErrorCode::kInvalidArgument, "The chat template is longer than 1 MB."};
   }
-  if (!IsValidUtf8(source))
+  if (!IsValidUtf8(source)) {
     return Error{ErrorCode::kInvalidArgument, "The chat template is not UTF-8."};
+  }
   auto parsed = std::make_shared<Parsed>();
   VARVE_TRY(parsed->body, jinja::ParseTemplate(source));
   return ChatTemplate(std::move(parsed));

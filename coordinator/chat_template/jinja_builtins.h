@@ -19,8 +19,9 @@ class Budget {
 
   // One unit is a step; 16 bytes read or made are a unit, too.
   Result<void> Spend(size_t num_units) {
-    if (num_units > num_units_)
+    if (num_units > num_units_) {
       return TemplateError("it does too much work (loops, or very long text)");
+    }
     num_units_ -= num_units;
     return {};
   }

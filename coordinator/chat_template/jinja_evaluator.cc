@@ -10,23 +10,36 @@ namespace {
 constexpr int kMaxEvaluationDepth =
     1500;  // statements and expressions inside each other, through macros
 constexpr size_t kMaxNamespaces = 64;   // bounds how deep a value can get through them
+constexpr size_t kUnitsPerRound = 16;   // of a loop: its variable is a dict
 constexpr int64_t kMaxRange = 100'000;  // as in the sandbox of Jinja2
 
 }  // namespace
 
 std::optional<BuiltinFunction> FindFunction(std::string_view name) {
-  if (name == "range") return BuiltinFunction::kRange;
-  if (name == "namespace") return BuiltinFunction::kNamespace;
-  if (name == "dict") return BuiltinFunction::kDict;
-  if (name == "raise_exception") return BuiltinFunction::kRaiseException;
-  if (name == "strftime_now") return BuiltinFunction::kStrftimeNow;
+  if (name == "range") {
+    return BuiltinFunction::kRange;
+  }
+  if (name == "namespace") {
+    return BuiltinFunction::kNamespace;
+  }
+  if (name == "dict") {
+    return BuiltinFunction::kDict;
+  }
+  if (name == "raise_exception") {
+    return BuiltinFunction::kRaiseException;
+  }
+  if (name == "strftime_now") {
+    return BuiltinFunction::kStrftimeNow;
+  }
   return std::nullopt;
 }
 
 const Value* Evaluator::Scope::Find(std::string_view name) const {
   for (const Scope* scope = this; scope != nullptr; scope = scope->parent) {
     for (const auto& [key, value] : scope->variables) {
-      if (key == name) return &value;
+      if (key == name) {
+        return &value;
+      }
     }
   }
   return nullptr;
@@ -51,7 +64,9 @@ Evaluator::Evaluator(std::vector<std::pair<std::string, Value>> variables,
       budget_(limits.num_budget_units) {}
 
 Evaluator::~Evaluator() {
-  for (const auto& dict : namespaces_) dict->entries.clear();
+  for (const auto& dict : namespaces_) {
+    dict->entries.clear();
+  }
 }
 
 Result<std::string> Evaluator::Render(const std::vector<Statement>& body) {
@@ -61,15 +76,17 @@ Result<std::string> Evaluator::Render(const std::vector<Statement>& body) {
 }
 
 Result<void> Evaluator::Step() {
-  if (depth_ > kMaxEvaluationDepth)
+  if (depth_ > kMaxEvaluationDepth) {
     return TemplateError("it nests too deep (macros that call themselves)");
+  }
   return budget_.Spend(1);
 }
 
 Result<void> Evaluator::Write(std::string_view text, std::string* out) {
   VARVE_RETURN_IF_ERROR(budget_.SpendBytes(text.size()));
-  if (out->size() + text.size() > limits_.max_output_bytes)
+  if (out->size() + text.size() > limits_.max_output_bytes) {
     return TemplateError("its output is too long");
+  }
   out->append(text);
   return {};
 }
@@ -79,7 +96,9 @@ Result<Evaluator::Flow> Evaluator::RunBody(const std::vector<Statement>& body,
                                            std::string* out) {
   for (const Statement& statement : body) {
     VARVE_TRY(const Flow flow, RunStatement(statement, scope, out));
-    if (flow != Flow::kNext) return flow;
+    if (flow != Flow::kNext) {
+      return flow;
+    }
   }
   return Flow::kNext;
 }
@@ -130,8 +149,9 @@ Result<void> Evaluator::BindTargets(const Statement& statement, const Value& ite
     return TemplateError("line " + std::to_string(statement.line) + ": the loop wants lists of " +
                          std::to_string(statement.targets.size()) + " values");
   }
-  for (size_t i = 0; i < statement.targets.size(); ++i)
+  for (size_t i = 0; i < statement.targets.size(); ++i) {
     scope->Set(statement.targets[i], item.as_list()[i]);
+  }
   return {};
 }
 
@@ -162,19 +182,25 @@ Result<Evaluator::Flow> Evaluator::RunFor(const Statement& statement,
       Scope inner{scope, {}};
       VARVE_RETURN_IF_ERROR(BindTargets(statement, item, &inner));
       VARVE_TRY(const Value condition, Evaluate(*statement.condition, inner));
-      if (condition.IsTrue()) kept.push_back(std::move(item));
+      if (condition.IsTrue()) {
+        kept.push_back(std::move(item));
+      }
     }
     items = std::move(kept);
   }
-  if (items.empty()) return RunBody(statement.else_body, scope, out);
+  if (items.empty()) {
+    return RunBody(statement.else_body, scope, out);
+  }
   for (size_t i = 0; i < items.size(); ++i) {
-    VARVE_RETURN_IF_ERROR(Step());
+    VARVE_RETURN_IF_ERROR(budget_.Spend(kUnitsPerRound));
     Scope inner{scope, {}};
     VARVE_TRY(Value loop, LoopVariable(items, i));
     inner.Set("loop", std::move(loop));
     VARVE_RETURN_IF_ERROR(BindTargets(statement, items[i], &inner));
     VARVE_TRY(const Flow flow, RunBody(statement.body, &inner, out));
-    if (flow == Flow::kBreak) break;
+    if (flow == Flow::kBreak) {
+      break;
+    }
   }
   return Flow::kNext;
 }
@@ -201,7 +227,9 @@ Result<void> Evaluator::RunSet(const Statement& statement, Scope* scope) {
   }
   Dict* dict = found->mutable_namespace();
   dict->depth = std::max(dict->depth, value.depth() + 1);
-  if (dict->depth > kMaxValueDepth) return TemplateError("its namespaces nest too deep");
+  if (dict->depth > kMaxValueDepth) {
+    return TemplateError("its namespaces nest too deep");
+  }
   dict->Set(statement.attribute, std::move(value));
   return {};
 }
@@ -225,7 +253,9 @@ Result<Value> Evaluator::CallMacro(const Statement& macro, const Arguments& argu
   for (const auto& [given, value] : arguments.named) {
     const bool known =
         std::ranges::any_of(macro.parameters, [&](const auto& p) { return p.name == given; });
-    if (!known) return TemplateError("the macro '" + name + "' has no argument '" + given + "'");
+    if (!known) {
+      return TemplateError("the macro '" + name + "' has no argument '" + given + "'");
+    }
   }
   std::string out;
   VARVE_RETURN_IF_ERROR(RunBody(macro.body, &scope, &out));
@@ -233,11 +263,17 @@ Result<Value> Evaluator::CallMacro(const Statement& macro, const Arguments& argu
 }
 
 Result<Value> Evaluator::MakeNamespace(const Arguments& arguments) {
-  if (arguments.plain.size() > 1) return TemplateError("namespace has too many arguments");
-  if (namespaces_.size() == kMaxNamespaces) return TemplateError("it makes too many namespaces");
+  if (arguments.plain.size() > 1) {
+    return TemplateError("namespace has too many arguments");
+  }
+  if (namespaces_.size() == kMaxNamespaces) {
+    return TemplateError("it makes too many namespaces");
+  }
   std::vector<std::pair<std::string, Value>> entries;
   if (!arguments.plain.empty()) {
-    if (!arguments.plain[0].is_dict()) return TemplateError("namespace wants a dict");
+    if (!arguments.plain[0].is_dict()) {
+      return TemplateError("namespace wants a dict");
+    }
     entries = arguments.plain[0].as_dict().entries;
   }
   entries.insert(entries.end(), arguments.named.begin(), arguments.named.end());
@@ -251,7 +287,9 @@ Result<Value> Evaluator::CallFunction(BuiltinFunction function, const Arguments&
     case BuiltinFunction::kNamespace:
       return MakeNamespace(arguments);
     case BuiltinFunction::kDict:
-      if (!arguments.plain.empty()) return TemplateError("dict wants named arguments");
+      if (!arguments.plain.empty()) {
+        return TemplateError("dict wants named arguments");
+      }
       return Value::MakeDict(arguments.named, false);
     case BuiltinFunction::kRaiseException: {
       const Value* message = arguments.Get(0, "message");
@@ -260,8 +298,9 @@ Result<Value> Evaluator::CallFunction(BuiltinFunction function, const Arguments&
     }
     case BuiltinFunction::kStrftimeNow: {
       const Value* format = arguments.Get(0, "format");
-      if (format == nullptr || !format->is_string())
+      if (format == nullptr || !format->is_string()) {
         return TemplateError("strftime_now wants a format");
+      }
       VARVE_TRY(std::string text, FormatTime(format->as_string(), now_unix_s_));
       return Value(std::move(text));
     }
@@ -272,17 +311,20 @@ Result<Value> Evaluator::CallFunction(BuiltinFunction function, const Arguments&
   int64_t bounds[3] = {0, 0, 1};  // start, stop, step
   for (size_t i = 0; i < arguments.plain.size(); ++i) {
     const Value& bound = arguments.plain[i];
-    if (!bound.is_int() || std::abs(bound.as_int()) > INT32_MAX)
+    if (!bound.is_int() || std::abs(bound.as_int()) > INT32_MAX) {
       return TemplateError("range wants small integers");
+    }
     bounds[arguments.plain.size() == 1 ? 1 : i] = bound.as_int();
   }
   const auto [start, stop, step] = bounds;
-  if (arguments.plain.empty() || step == 0)
+  if (arguments.plain.empty() || step == 0) {
     return TemplateError("range wants a stop, and a step that is not 0");
+  }
   std::vector<Value> numbers;
   for (int64_t i = start; step > 0 ? i < stop : i > stop; i += step) {
-    if (static_cast<int64_t>(numbers.size()) == kMaxRange)
+    if (static_cast<int64_t>(numbers.size()) == kMaxRange) {
       return TemplateError("it makes a range that is too long");
+    }
     VARVE_RETURN_IF_ERROR(budget_.Spend(1));
     numbers.emplace_back(i);
   }
@@ -293,19 +335,24 @@ Result<std::string> FormatTime(const std::string& format, int64_t unix_s) {
   constexpr std::string_view kConversions = "aAbBcdHIjmMpSUwWxXyYZ%eDFTRzsukVGgCnth";
   constexpr size_t kMaxFormatBytes = 200;
   for (size_t i = 0; i < format.size(); ++i) {
-    if (format[i] == '%' && i + 1 < format.size() && format[i + 1] == '-')
-      ++i;  // no padding: %-d
-    else if (format[i] != '%')
+    if (format[i] == '%' && i + 1 < format.size() && format[i + 1] == '-') {
+      ++i;
+    }  // no padding: %-d
+    else if (format[i] != '%') {
       continue;
+    }
     if (++i >= format.size() || kConversions.find(format[i]) == std::string_view::npos) {
       return TemplateError("strftime_now has a bad format");
     }
   }
-  if (format.size() > kMaxFormatBytes)
+  if (format.size() > kMaxFormatBytes) {
     return TemplateError("strftime_now has a format that is too long");
+  }
   const std::time_t time = unix_s;
   std::tm parts{};
-  if (gmtime_r(&time, &parts) == nullptr) return TemplateError("strftime_now has a bad time");
+  if (gmtime_r(&time, &parts) == nullptr) {
+    return TemplateError("strftime_now has a bad time");
+  }
   char buffer[kMaxFormatBytes * 32];
   return std::string(buffer, std::strftime(buffer, sizeof(buffer), format.c_str(), &parts));
 }

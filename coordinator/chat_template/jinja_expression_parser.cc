@@ -29,7 +29,9 @@ ExpressionPtr ExpressionParser::Make(Kind kind,
   ExpressionPtr expression = Make(kind);
   expression->name = std::move(name);
   expression->args.push_back(std::move(first));
-  if (second != nullptr) expression->args.push_back(std::move(second));
+  if (second != nullptr) {
+    expression->args.push_back(std::move(second));
+  }
   return expression;
 }
 
@@ -42,7 +44,9 @@ Result<ExpressionPtr> ExpressionParser::Parse(bool allow_condition) {
 
 Result<ExpressionPtr> ExpressionParser::ParseTuple(bool allow_condition) {
   VARVE_TRY(ExpressionPtr first, Parse(allow_condition));
-  if (!reader_->AtOperator(",")) return first;
+  if (!reader_->AtOperator(",")) {
+    return first;
+  }
   ExpressionPtr tuple = Make(Kind::kList, "", std::move(first));
   while (reader_->TakeOperator(",")) {
     VARVE_TRY(ExpressionPtr item, Parse(allow_condition));
@@ -67,7 +71,9 @@ Result<ExpressionPtr> ExpressionParser::ParseCondition() {
 // Level -2 is "or", -1 is "and", the others are kLevelOperators.
 Result<ExpressionPtr> ExpressionParser::ParseBinary(int level) {
   const auto parse_operand = [this, level]() -> Result<ExpressionPtr> {
-    if (level == -1) return ParseNot();
+    if (level == -1) {
+      return ParseNot();
+    }
     return level + 1 == kNumBinaryLevels ? ParseUnary(true) : ParseBinary(level + 1);
   };
   VARVE_TRY(ExpressionPtr left, parse_operand());
@@ -75,13 +81,17 @@ Result<ExpressionPtr> ExpressionParser::ParseBinary(int level) {
     const Token& next = reader_->Peek();
     if (level < 0) {
       const std::string_view word = level == -2 ? "or" : "and";
-      if (!reader_->AtName(word)) return left;
+      if (!reader_->AtName(word)) {
+        return left;
+      }
     } else {
       const auto& operators = kLevelOperators[level];
       const bool found =
           next.kind == Token::Kind::kOperator &&
           std::find(std::begin(operators), std::end(operators), next.text) != std::end(operators);
-      if (!found) return left;
+      if (!found) {
+        return left;
+      }
     }
     std::string op = reader_->Take().text;
     VARVE_TRY(ExpressionPtr right, parse_operand());
@@ -90,7 +100,9 @@ Result<ExpressionPtr> ExpressionParser::ParseBinary(int level) {
 }
 
 Result<ExpressionPtr> ExpressionParser::ParseNot() {
-  if (!reader_->TakeName("not")) return ParseCompare();
+  if (!reader_->TakeName("not")) {
+    return ParseCompare();
+  }
   VARVE_RETURN_IF_ERROR(reader_->Enter());
   VARVE_TRY(ExpressionPtr operand, ParseNot());
   reader_->Leave();
@@ -108,10 +120,16 @@ Result<ExpressionPtr> ExpressionParser::ParseCompare() {
         next.kind == Token::Kind::kOperator &&
         std::find(std::begin(kComparisons), std::end(kComparisons), next.text) !=
             std::end(kComparisons);
-    if (!is_comparison && !is_not_in && !reader_->AtName("in")) return left;
-    if (compared) return reader_->Unsupported("a chained comparison");
+    if (!is_comparison && !is_not_in && !reader_->AtName("in")) {
+      return left;
+    }
+    if (compared) {
+      return reader_->Unsupported("a chained comparison");
+    }
     std::string op = reader_->Take().text;
-    if (is_not_in) op.append(" ").append(reader_->Take().text);
+    if (is_not_in) {
+      op.append(" ").append(reader_->Take().text);
+    }
     VARVE_TRY(ExpressionPtr right, ParseBinary(0));
     left = Make(Kind::kBinary, std::move(op), std::move(left), std::move(right));
     compared = true;
@@ -125,13 +143,19 @@ Result<ExpressionPtr> ExpressionParser::ParseUnary(bool with_filters) {
     VARVE_RETURN_IF_ERROR(reader_->Enter());
     VARVE_TRY(operand, ParseUnary(false));
     reader_->Leave();
-    if (negate) operand = Make(Kind::kNegate, "", std::move(operand));
+    if (negate) {
+      operand = Make(Kind::kNegate, "", std::move(operand));
+    }
   } else {
     VARVE_TRY(operand, ParsePrimary());
   }
   VARVE_TRY(operand, ParsePostfix(std::move(operand)));
-  if (reader_->AtOperator("**")) return reader_->Unsupported("the operator **");
-  if (!with_filters) return operand;
+  if (reader_->AtOperator("**")) {
+    return reader_->Unsupported("the operator **");
+  }
+  if (!with_filters) {
+    return operand;
+  }
   return ParseFiltersAndTests(std::move(operand));
 }
 
@@ -140,7 +164,9 @@ Result<ExpressionPtr> ExpressionParser::ParsePrimary() {
   switch (reader_->Peek().kind) {
     case Token::Kind::kString: {
       std::string text;
-      while (reader_->At(Token::Kind::kString)) text += reader_->Take().text;
+      while (reader_->At(Token::Kind::kString)) {
+        text += reader_->Take().text;
+      }
       constant->constant = std::move(text);
       return constant;
     }
@@ -153,14 +179,18 @@ Result<ExpressionPtr> ExpressionParser::ParsePrimary() {
       const char* end = text.data() + text.size();
       const auto parsed = is_integer ? std::from_chars(text.data(), end, integer)
                                      : std::from_chars(text.data(), end, number);
-      if (parsed.ec != std::errc()) return reader_->Wrong("a number is too large");
+      if (parsed.ec != std::errc()) {
+        return reader_->Wrong("a number is too large");
+      }
       constant->constant = is_integer ? Value(integer) : Value(number);
       reader_->Take();
       return constant;
     }
     case Token::Kind::kName: {
       std::string name = reader_->Take().text;
-      if (name == "none" || name == "None") return constant;
+      if (name == "none" || name == "None") {
+        return constant;
+      }
       if (name == "true" || name == "True" || name == "false" || name == "False") {
         constant->constant = Value(name == "true" || name == "True");
         return constant;
@@ -175,9 +205,13 @@ Result<ExpressionPtr> ExpressionParser::ParsePrimary() {
 }
 
 Result<ExpressionPtr> ExpressionParser::ParseBracketed() {
-  if (reader_->AtOperator("{")) return ParseDict();
+  if (reader_->AtOperator("{")) {
+    return ParseDict();
+  }
   const bool is_list = reader_->AtOperator("[");
-  if (!is_list && !reader_->AtOperator("(")) return reader_->Wrong("an expression is missing");
+  if (!is_list && !reader_->AtOperator("(")) {
+    return reader_->Wrong("an expression is missing");
+  }
   const std::string_view close = is_list ? "]" : ")";
   reader_->Take();
   ExpressionPtr list = Make(Kind::kList);
@@ -185,11 +219,15 @@ Result<ExpressionPtr> ExpressionParser::ParseBracketed() {
   while (!reader_->AtOperator(close)) {
     VARVE_TRY(ExpressionPtr item, Parse());
     list->args.push_back(std::move(item));
-    if (!reader_->TakeOperator(",")) break;
+    if (!reader_->TakeOperator(",")) {
+      break;
+    }
     has_comma = true;
   }
   VARVE_RETURN_IF_ERROR(reader_->Expect(Token::Kind::kOperator, close));
-  if (!is_list && !has_comma && list->args.size() == 1) return std::move(list->args[0]);
+  if (!is_list && !has_comma && list->args.size() == 1) {
+    return std::move(list->args[0]);
+  }
   return list;
 }
 
@@ -202,7 +240,9 @@ Result<ExpressionPtr> ExpressionParser::ParseDict() {
     VARVE_TRY(ExpressionPtr value, Parse());
     dict->args.push_back(std::move(key));
     dict->args.push_back(std::move(value));
-    if (!reader_->TakeOperator(",")) break;
+    if (!reader_->TakeOperator(",")) {
+      break;
+    }
   }
   VARVE_RETURN_IF_ERROR(reader_->Expect(Token::Kind::kOperator, "}"));
   return dict;
@@ -228,31 +268,42 @@ Result<ExpressionPtr> ExpressionParser::ParseSubscript(ExpressionPtr operand) {
   size_t num_colons = 0;
   while (!reader_->AtOperator("]")) {
     if (reader_->TakeOperator(":")) {
-      if (++num_colons > 2) return reader_->Wrong("a slice has too many parts");
+      if (++num_colons > 2) {
+        return reader_->Wrong("a slice has too many parts");
+      }
       continue;
     }
-    if (parts[num_colons] != nullptr) return reader_->Wrong("']' is missing");
+    if (parts[num_colons] != nullptr) {
+      return reader_->Wrong("']' is missing");
+    }
     VARVE_TRY(parts[num_colons], Parse());
   }
   VARVE_RETURN_IF_ERROR(reader_->Expect(Token::Kind::kOperator, "]"));
   if (num_colons == 0) {
-    if (parts[0] == nullptr) return reader_->Wrong("an index is missing");
+    if (parts[0] == nullptr) {
+      return reader_->Wrong("an index is missing");
+    }
     return Make(Kind::kIndex, "", std::move(operand), std::move(parts[0]));
   }
   ExpressionPtr slice = Make(Kind::kSlice, "", std::move(operand));
-  for (ExpressionPtr& part : parts) slice->args.push_back(std::move(part));
+  for (ExpressionPtr& part : parts) {
+    slice->args.push_back(std::move(part));
+  }
   return slice;
 }
 
 Result<ExpressionPtr> ExpressionParser::ParseCall(ExpressionPtr callee) {
   if (callee->kind == Kind::kAttribute) {
-    if (!IsKnownMethod(callee->name))
+    if (!IsKnownMethod(callee->name)) {
       return reader_->Unsupported("the method '" + callee->name + "'");
+    }
     callee->kind = Kind::kMethod;
     VARVE_RETURN_IF_ERROR(ParseArguments(callee.get()));
     return callee;
   }
-  if (callee->kind != Kind::kName) return reader_->Unsupported("a call of what has no name");
+  if (callee->kind != Kind::kName) {
+    return reader_->Unsupported("a call of what has no name");
+  }
   called_names_.push_back({callee->name, callee->line});
   ExpressionPtr call = Make(Kind::kCall, "", std::move(callee));
   VARVE_RETURN_IF_ERROR(ParseArguments(call.get()));
@@ -262,8 +313,9 @@ Result<ExpressionPtr> ExpressionParser::ParseCall(ExpressionPtr callee) {
 Result<void> ExpressionParser::ParseArguments(Expression* call) {
   VARVE_RETURN_IF_ERROR(reader_->Expect(Token::Kind::kOperator, "("));
   while (!reader_->AtOperator(")")) {
-    if (reader_->AtOperator("*") || reader_->AtOperator("**"))
+    if (reader_->AtOperator("*") || reader_->AtOperator("**")) {
       return reader_->Unsupported("unpacked arguments (*)");
+    }
     const bool is_named = reader_->At(Token::Kind::kName) &&
                           reader_->Peek(1).kind == Token::Kind::kOperator &&
                           reader_->Peek(1).text == "=";
@@ -280,7 +332,9 @@ Result<void> ExpressionParser::ParseArguments(Expression* call) {
     } else {
       call->args.push_back(std::move(value));
     }
-    if (!reader_->TakeOperator(",")) break;
+    if (!reader_->TakeOperator(",")) {
+      break;
+    }
   }
   return reader_->Expect(Token::Kind::kOperator, ")");
 }
@@ -289,9 +343,13 @@ Result<ExpressionPtr> ExpressionParser::ParseFiltersAndTests(ExpressionPtr opera
   while (true) {
     if (reader_->TakeOperator("|")) {
       VARVE_TRY(std::string name, reader_->ExpectName());
-      if (!IsKnownFilter(name)) return reader_->Unsupported("the filter '" + name + "'");
+      if (!IsKnownFilter(name)) {
+        return reader_->Unsupported("the filter '" + name + "'");
+      }
       operand = Make(Kind::kFilter, std::move(name), std::move(operand));
-      if (reader_->AtOperator("(")) VARVE_RETURN_IF_ERROR(ParseArguments(operand.get()));
+      if (reader_->AtOperator("(")) {
+        VARVE_RETURN_IF_ERROR(ParseArguments(operand.get()));
+      }
     } else if (reader_->TakeName("is")) {
       VARVE_TRY(operand, ParseTest(std::move(operand)));
     } else if (reader_->AtOperator("(")) {
@@ -305,7 +363,9 @@ Result<ExpressionPtr> ExpressionParser::ParseFiltersAndTests(ExpressionPtr opera
 Result<ExpressionPtr> ExpressionParser::ParseTest(ExpressionPtr operand) {
   const bool negated = reader_->TakeName("not");
   VARVE_TRY(std::string name, reader_->ExpectName());
-  if (!IsKnownTest(name)) return reader_->Unsupported("the test '" + name + "'");
+  if (!IsKnownTest(name)) {
+    return reader_->Unsupported("the test '" + name + "'");
+  }
   ExpressionPtr test = Make(Kind::kTest, name, std::move(operand));
   if (reader_->AtOperator("(")) {
     VARVE_RETURN_IF_ERROR(ParseArguments(test.get()));

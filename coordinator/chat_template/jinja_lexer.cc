@@ -56,7 +56,9 @@ class Lexer {
   }
 
   void AddText(std::string text) {
-    if (!text.empty()) Add(Token::Kind::kText, text);
+    if (!text.empty()) {
+      Add(Token::Kind::kText, text);
+    }
     line_ += static_cast<int>(std::count(text.begin(), text.end(), '\n'));
   }
 
@@ -77,7 +79,9 @@ class Lexer {
 
   void SkipBlanks() {
     size_t end = position_;
-    while (end < source_.size() && IsBlank(source_[end])) ++end;
+    while (end < source_.size() && IsBlank(source_[end])) {
+      ++end;
+    }
     Advance(end - position_);
   }
 
@@ -99,14 +103,20 @@ class Lexer {
     const char sign = tag + 2 < source_.size() ? source_[tag + 2] : ' ';
     const int lines = static_cast<int>(std::count(text.begin(), text.end(), '\n'));
     if (sign == '-') {
-      while (!text.empty() && IsBlank(text.back())) text.pop_back();
+      while (!text.empty() && IsBlank(text.back())) {
+        text.pop_back();
+      }
     } else if (sign != '+' && !is_expression) {
       const size_t line_begin = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
       const bool starts_line = line_begin > 0 || at_line_start_;
       const auto begin = text.begin() + static_cast<ptrdiff_t>(line_begin);
-      if (starts_line && std::all_of(begin, text.end(), IsBlank)) text.resize(line_begin);
+      if (starts_line && std::all_of(begin, text.end(), IsBlank)) {
+        text.resize(line_begin);
+      }
     }
-    if (!text.empty()) Add(Token::Kind::kText, std::move(text));
+    if (!text.empty()) {
+      Add(Token::Kind::kText, std::move(text));
+    }
     line_ += lines;
     position_ = tag + 2 + (sign == '-' || sign == '+' ? 1 : 0);
   }
@@ -126,7 +136,9 @@ class Lexer {
 
   Result<void> SkipComment() {
     const size_t close = source_.find("#}", position_);
-    if (close == std::string::npos) return Wrong("a comment is not closed");
+    if (close == std::string::npos) {
+      return Wrong("a comment is not closed");
+    }
     const char sign = close > position_ ? source_[close - 1] : ' ';
     Advance(close + 2 - position_);
     FinishTag(sign, false);
@@ -140,9 +152,12 @@ class Lexer {
     const size_t num_tokens_before = tokens_.size();
     while (true) {
       SkipBlanks();
-      if (tokens_.size() - num_tokens_before > kMaxTokensPerTag)
+      if (tokens_.size() - num_tokens_before > kMaxTokensPerTag) {
         return Wrong("a tag has too many parts");
-      if (position_ >= source_.size()) return Wrong("a tag is not closed");
+      }
+      if (position_ >= source_.size()) {
+        return Wrong("a tag is not closed");
+      }
       char sign = ' ';
       if ((At("-") || (At("+") && !is_expression)) &&
           source_.compare(position_ + 1, 2, close) == 0) {
@@ -157,26 +172,42 @@ class Lexer {
       }
       VARVE_RETURN_IF_ERROR(ReadToken());
       const Token& token = tokens_.back();
-      if (token.kind != Token::Kind::kOperator) continue;
-      if (token.text == "(" || token.text == "[" || token.text == "{") ++open_brackets;
-      if (token.text == ")" || token.text == "]" || token.text == "}") --open_brackets;
-      if (open_brackets < 0) return Wrong("'" + token.text + "' closes nothing");
+      if (token.kind != Token::Kind::kOperator) {
+        continue;
+      }
+      if (token.text == "(" || token.text == "[" || token.text == "{") {
+        ++open_brackets;
+      }
+      if (token.text == ")" || token.text == "]" || token.text == "}") {
+        --open_brackets;
+      }
+      if (open_brackets < 0) {
+        return Wrong("'" + token.text + "' closes nothing");
+      }
     }
   }
 
   Result<void> ReadToken() {
     const char c = source_[position_];
-    if (c == '"' || c == '\'') return ReadString(c);
-    if (IsDigit(c)) return ReadNumber();
+    if (c == '"' || c == '\'') {
+      return ReadString(c);
+    }
+    if (IsDigit(c)) {
+      return ReadNumber();
+    }
     if (IsNameStart(c)) {
       size_t end = position_;
-      while (end < source_.size() && (IsNameStart(source_[end]) || IsDigit(source_[end]))) ++end;
+      while (end < source_.size() && (IsNameStart(source_[end]) || IsDigit(source_[end]))) {
+        ++end;
+      }
       Add(Token::Kind::kName, source_.substr(position_, end - position_));
       position_ = end;
       return {};
     }
     for (const std::string_view op : kOperators) {
-      if (!At(op)) continue;
+      if (!At(op)) {
+        continue;
+      }
       Add(Token::Kind::kOperator, std::string(op));
       position_ += op.size();
       return {};
@@ -186,7 +217,9 @@ class Lexer {
 
   Result<void> ReadNumber() {
     const auto skip_digits = [this](size_t at) {
-      while (at < source_.size() && IsDigit(source_[at])) ++at;
+      while (at < source_.size() && IsDigit(source_[at])) {
+        ++at;
+      }
       return at;
     };
     const auto is_digit = [this](size_t at) { return at < source_.size() && IsDigit(source_[at]); };
@@ -222,7 +255,9 @@ class Lexer {
       VARVE_TRY(const size_t length, ReadEscape(end, &text));
       end += length;
     }
-    if (end >= source_.size()) return Wrong("a string is not closed");
+    if (end >= source_.size()) {
+      return Wrong("a string is not closed");
+    }
     Add(Token::Kind::kString, std::move(text));
     Advance(end + 1 - position_);
     return {};
@@ -231,12 +266,16 @@ class Lexer {
   // Appends what the escape at `at` means and gives its length. An unknown escape stands for
   // itself, as in Python.
   Result<size_t> ReadEscape(size_t at, std::string* text) const {
-    if (at + 1 >= source_.size()) return Wrong("a string is not closed");
+    if (at + 1 >= source_.size()) {
+      return Wrong("a string is not closed");
+    }
     const char c = source_[at + 1];
     constexpr std::string_view kNames = "ntrbfv0\\'\"\n";
     constexpr std::string_view kMeanings("\n\t\r\b\f\v\0\\'\"", 10);
     if (const size_t index = kNames.find(c); index != std::string_view::npos) {
-      if (c != '\n') text->push_back(kMeanings[index]);
+      if (c != '\n') {
+        text->push_back(kMeanings[index]);
+      }
       return size_t{2};
     }
     const size_t num_digits = c == 'x' ? 2 : c == 'u' ? 4 : c == 'U' ? 8 : 0;
@@ -268,10 +307,14 @@ std::string NormalizeNewlines(std::string_view source) {
   std::string out;
   out.reserve(source.size());
   for (size_t i = 0; i < source.size(); ++i) {
-    if (source[i] == '\r' && i + 1 < source.size() && source[i + 1] == '\n') continue;
+    if (source[i] == '\r' && i + 1 < source.size() && source[i + 1] == '\n') {
+      continue;
+    }
     out.push_back(source[i] == '\r' ? '\n' : source[i]);
   }
-  if (out.ends_with('\n')) out.pop_back();
+  if (out.ends_with('\n')) {
+    out.pop_back();
+  }
   return out;
 }
 

@@ -41,7 +41,9 @@ Result<Value> ReplaceMethod(const std::string& text, const Arguments& arguments,
   VARVE_TRY(const std::string to, StringArgument("replace", arguments, 1, "new"));
   const Value* count = arguments.Get(2, "count");
   int64_t remaining = count != nullptr && count->is_int() ? count->as_int() : -1;
-  if (from.empty()) return TemplateError("it replaces the empty string");
+  if (from.empty()) {
+    return TemplateError("it replaces the empty string");
+  }
   std::string out;
   size_t begin = 0;
   for (size_t found = text.find(from); found != std::string::npos && remaining != 0;
@@ -49,7 +51,9 @@ Result<Value> ReplaceMethod(const std::string& text, const Arguments& arguments,
     VARVE_RETURN_IF_ERROR(budget->Spend(1 + to.size() / 16));
     out.append(text, begin, found - begin).append(to);
     begin = found + from.size();
-    if (remaining > 0) --remaining;
+    if (remaining > 0) {
+      --remaining;
+    }
   }
   return Value(out.append(text, begin));
 }
@@ -57,12 +61,16 @@ Result<Value> ReplaceMethod(const std::string& text, const Arguments& arguments,
 // startswith and endswith take one string or a list of them.
 Result<Value> HasAffix(bool at_start, const std::string& text, const Arguments& arguments) {
   VARVE_RETURN_IF_ERROR(arguments.Check("startswith", 1, {}));
-  if (arguments.plain.empty()) return TemplateError("startswith and endswith want a string");
+  if (arguments.plain.empty()) {
+    return TemplateError("startswith and endswith want a string");
+  }
   const Value& affix = arguments.plain[0];
   const std::vector<Value> affixes = affix.is_list() ? affix.as_list() : std::vector<Value>{affix};
   bool found = false;
   for (const Value& candidate : affixes) {
-    if (!candidate.is_string()) return TemplateError("startswith and endswith want strings");
+    if (!candidate.is_string()) {
+      return TemplateError("startswith and endswith want strings");
+    }
     found = found || (at_start ? text.starts_with(candidate.as_string())
                                : text.ends_with(candidate.as_string()));
   }
@@ -79,18 +87,24 @@ Result<Value> SplitMethod(bool from_right,
   const int64_t limit = max_splits != nullptr && max_splits->is_int() ? max_splits->as_int() : -1;
   std::string separator_text;
   if (separator != nullptr && !separator->is_none()) {
-    if (!separator->is_string() || separator->as_string().empty())
+    if (!separator->is_string() || separator->as_string().empty()) {
       return TemplateError("split wants a string, not empty");
+    }
     separator_text = separator->as_string();
   }
-  if (!from_right || limit < 0) return ListOfTexts(Split(text, separator_text, limit), budget);
-  if (separator_text.empty())
+  if (!from_right || limit < 0) {
+    return ListOfTexts(Split(text, separator_text, limit), budget);
+  }
+  if (separator_text.empty()) {
     return TemplateError("rsplit at white space with a limit is not supported");
+  }
   std::vector<std::string_view> parts;
   std::string_view rest = text;
   for (int64_t i = 0; i < limit; ++i) {
     const size_t found = rest.rfind(separator_text);
-    if (found == std::string_view::npos) break;
+    if (found == std::string_view::npos) {
+      break;
+    }
     parts.push_back(rest.substr(found + separator_text.size()));
     rest = rest.substr(0, found);
   }
@@ -101,16 +115,22 @@ Result<Value> SplitMethod(bool from_right,
 
 Result<Value> StripMethod(Side side, const std::string& text, const Arguments& arguments) {
   VARVE_RETURN_IF_ERROR(arguments.Check("strip", 1, {}));
-  if (arguments.plain.empty() || arguments.plain[0].is_none()) return Value(Strip(text, {}, side));
+  if (arguments.plain.empty() || arguments.plain[0].is_none()) {
+    return Value(Strip(text, {}, side));
+  }
   VARVE_TRY(const std::string characters, StringArgument("strip", arguments, 0, ""));
   return Value(characters.empty() ? std::string_view(text) : Strip(text, characters, side));
 }
 
 std::vector<std::string_view> Lines(std::string_view text) {
   std::vector<std::string_view> lines = Split(text, "\n", -1);
-  if (lines.back().empty()) lines.pop_back();
+  if (lines.back().empty()) {
+    lines.pop_back();
+  }
   for (std::string_view& line : lines) {
-    if (line.ends_with('\r')) line.remove_suffix(1);
+    if (line.ends_with('\r')) {
+      line.remove_suffix(1);
+    }
   }
   return lines;
 }
@@ -124,7 +144,9 @@ Result<Value> CountOrFind(bool count, const std::string& text, const Arguments& 
     return Value(static_cast<int64_t>(parts - 1));
   }
   const size_t found = text.find(needle);
-  if (found == std::string::npos) return Value(int64_t{-1});
+  if (found == std::string::npos) {
+    return Value(int64_t{-1});
+  }
   return Value(static_cast<int64_t>(CountCodePoints(std::string_view(text).substr(0, found))));
 }
 
@@ -134,24 +156,39 @@ Result<Value> CallStringMethod(std::string_view name,
                                Budget* budget) {
   const std::string& text = object.as_string();
   VARVE_RETURN_IF_ERROR(budget->SpendBytes(text.size()));
-  if (name == "strip") return StripMethod(Side::kBoth, text, arguments);
-  if (name == "lstrip") return StripMethod(Side::kLeft, text, arguments);
-  if (name == "rstrip") return StripMethod(Side::kRight, text, arguments);
-  if (name == "startswith" || name == "endswith")
+  if (name == "strip") {
+    return StripMethod(Side::kBoth, text, arguments);
+  }
+  if (name == "lstrip") {
+    return StripMethod(Side::kLeft, text, arguments);
+  }
+  if (name == "rstrip") {
+    return StripMethod(Side::kRight, text, arguments);
+  }
+  if (name == "startswith" || name == "endswith") {
     return HasAffix(name == "startswith", text, arguments);
-  if (name == "split" || name == "rsplit")
+  }
+  if (name == "split" || name == "rsplit") {
     return SplitMethod(name == "rsplit", text, arguments, budget);
-  if (name == "splitlines")
+  }
+  if (name == "splitlines") {
     return text.empty() ? Value::MakeList({}) : ListOfTexts(Lines(text), budget);
+  }
   if (name == "upper" || name == "lower" || name == "title" || name == "capitalize") {
     return ApplyFilter(name, object, arguments, budget);
   }
-  if (name == "replace") return ReplaceMethod(text, arguments, budget);
-  if (name == "find" || name == "count") return CountOrFind(name == "count", text, arguments);
+  if (name == "replace") {
+    return ReplaceMethod(text, arguments, budget);
+  }
+  if (name == "find" || name == "count") {
+    return CountOrFind(name == "count", text, arguments);
+  }
   if (name == "join") {
     Arguments join;
     join.plain = {object};
-    if (arguments.plain.size() != 1) return TemplateError("join wants one list");
+    if (arguments.plain.size() != 1) {
+      return TemplateError("join wants one list");
+    }
     return ApplyFilter("join", arguments.plain[0], join, budget);
   }
   return NoMethod(name, object);
@@ -164,13 +201,19 @@ Result<Value> CallDictMethod(std::string_view name,
   const Dict& dict = object.as_dict();
   if (name == "get") {
     VARVE_RETURN_IF_ERROR(arguments.Check("get", 2, {}));
-    if (arguments.plain.empty()) return TemplateError("get wants a key");
+    if (arguments.plain.empty()) {
+      return TemplateError("get wants a key");
+    }
     const Value& key = arguments.plain[0];
     const Value* found = key.is_string() ? dict.Find(key.as_string()) : nullptr;
-    if (found != nullptr) return *found;
+    if (found != nullptr) {
+      return *found;
+    }
     return arguments.plain.size() > 1 ? arguments.plain[1] : Value();
   }
-  if (name != "items" && name != "keys" && name != "values") return NoMethod(name, object);
+  if (name != "items" && name != "keys" && name != "values") {
+    return NoMethod(name, object);
+  }
   VARVE_RETURN_IF_ERROR(arguments.Check(name, 0, {}));
   VARVE_RETURN_IF_ERROR(budget->Spend(dict.entries.size()));
   std::vector<Value> out;
@@ -197,9 +240,12 @@ Result<Value> CallMethod(std::string_view name,
                          const Value& object,
                          const Arguments& arguments,
                          Budget* budget) {
-  if (object.is_string()) return CallStringMethod(name, object, arguments, budget);
-  if (object.is_dict() && !object.as_dict().is_namespace)
+  if (object.is_string()) {
+    return CallStringMethod(name, object, arguments, budget);
+  }
+  if (object.is_dict() && !object.as_dict().is_namespace) {
     return CallDictMethod(name, object, arguments, budget);
+  }
   if (object.is_list() && name == "count" && arguments.plain.size() == 1) {
     const auto& items = object.as_list();
     return Value(

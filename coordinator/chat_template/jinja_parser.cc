@@ -21,10 +21,13 @@ class StatementParser {
 
   Result<std::vector<Statement>> Run() {
     VARVE_TRY(std::vector<Statement> body, ParseBody({}));
-    if (!reader_.At(Token::Kind::kEnd))
+    if (!reader_.At(Token::Kind::kEnd)) {
       return reader_.Wrong(InQuotes(reader_.Peek(1).text) + " closes nothing");
+    }
     for (const CalledName& called : expressions_.called_names()) {
-      if (FindFunction(called.name) || assigned_names_.contains(called.name)) continue;
+      if (FindFunction(called.name) || assigned_names_.contains(called.name)) {
+        continue;
+      }
       return Error{ErrorCode::kUnsupported,
                    "The chat template calls '" + called.name + "' (line " +
                        std::to_string(called.line) + "), which is not supported."};
@@ -74,12 +77,22 @@ class StatementParser {
   Result<Statement> ParseBlock() {
     VARVE_RETURN_IF_ERROR(reader_.Expect(Token::Kind::kBlockBegin));
     VARVE_TRY(const std::string tag, reader_.ExpectName());
-    if (tag == "if") return ParseIf();
-    if (tag == "for") return ParseFor();
-    if (tag == "set") return ParseSet();
-    if (tag == "macro") return ParseMacro();
+    if (tag == "if") {
+      return ParseIf();
+    }
+    if (tag == "for") {
+      return ParseFor();
+    }
+    if (tag == "set") {
+      return ParseSet();
+    }
+    if (tag == "macro") {
+      return ParseMacro();
+    }
     if (tag == "break" || tag == "continue") {
-      if (loop_depth_ == 0) return reader_.Wrong(InQuotes(tag) + " stands outside a loop");
+      if (loop_depth_ == 0) {
+        return reader_.Wrong(InQuotes(tag) + " stands outside a loop");
+      }
       VARVE_RETURN_IF_ERROR(reader_.Expect(Token::Kind::kBlockEnd));
       return Make(tag == "break" ? Kind::kBreak : Kind::kContinue);
     }
@@ -95,9 +108,13 @@ class StatementParser {
 
   // Takes {% tag %}.
   Result<void> Close(std::string_view tag) {
-    if (!reader_.At(Token::Kind::kBlockBegin)) return reader_.Wrong(InQuotes(tag) + " is missing");
+    if (!reader_.At(Token::Kind::kBlockBegin)) {
+      return reader_.Wrong(InQuotes(tag) + " is missing");
+    }
     reader_.Take();
-    if (!reader_.TakeName(tag)) return reader_.Wrong(InQuotes(tag) + " is missing");
+    if (!reader_.TakeName(tag)) {
+      return reader_.Wrong(InQuotes(tag) + " is missing");
+    }
     return reader_.Expect(Token::Kind::kBlockEnd);
   }
 
@@ -136,13 +153,17 @@ class StatementParser {
       assigned_names_.insert(name);
       statement.targets.push_back(std::move(name));
     } while (reader_.TakeOperator(","));
-    if (bracketed) VARVE_RETURN_IF_ERROR(reader_.Expect(Token::Kind::kOperator, ")"));
+    if (bracketed) {
+      VARVE_RETURN_IF_ERROR(reader_.Expect(Token::Kind::kOperator, ")"));
+    }
     VARVE_RETURN_IF_ERROR(reader_.Expect(Token::Kind::kName, "in"));
     VARVE_TRY(statement.expression, expressions_.ParseTuple(false));
     if (reader_.TakeName("if")) {
       VARVE_TRY(statement.condition, expressions_.Parse());
     }
-    if (reader_.AtName("recursive")) return reader_.Unsupported("a recursive loop");
+    if (reader_.AtName("recursive")) {
+      return reader_.Unsupported("a recursive loop");
+    }
     VARVE_RETURN_IF_ERROR(reader_.Expect(Token::Kind::kBlockEnd));
     ++loop_depth_;
     VARVE_TRY(statement.body, ParseBody({"else", "endfor"}));
@@ -164,8 +185,12 @@ class StatementParser {
     } else {
       assigned_names_.insert(statement.targets[0]);
     }
-    if (reader_.AtOperator(",")) return reader_.Unsupported("an assignment to several names");
-    if (reader_.AtOperator("|")) return reader_.Unsupported("a filtered block assignment");
+    if (reader_.AtOperator(",")) {
+      return reader_.Unsupported("an assignment to several names");
+    }
+    if (reader_.AtOperator("|")) {
+      return reader_.Unsupported("a filtered block assignment");
+    }
     if (reader_.TakeOperator("=")) {
       VARVE_TRY(statement.expression, expressions_.ParseTuple());
       VARVE_RETURN_IF_ERROR(reader_.Expect(Token::Kind::kBlockEnd));
@@ -191,7 +216,9 @@ class StatementParser {
         VARVE_TRY(parameter.default_value, expressions_.Parse());
       }
       statement.parameters.push_back(std::move(parameter));
-      if (!reader_.TakeOperator(",")) break;
+      if (!reader_.TakeOperator(",")) {
+        break;
+      }
     }
     VARVE_RETURN_IF_ERROR(reader_.Expect(Token::Kind::kOperator, ")"));
     VARVE_RETURN_IF_ERROR(reader_.Expect(Token::Kind::kBlockEnd));
@@ -212,26 +239,33 @@ class StatementParser {
 }  // namespace
 
 bool TokenReader::TakeOperator(std::string_view text) {
-  if (!AtOperator(text)) return false;
+  if (!AtOperator(text)) {
+    return false;
+  }
   Take();
   return true;
 }
 
 bool TokenReader::TakeName(std::string_view text) {
-  if (!AtName(text)) return false;
+  if (!AtName(text)) {
+    return false;
+  }
   Take();
   return true;
 }
 
 Result<void> TokenReader::Expect(Token::Kind kind, std::string_view text) {
-  if (!At(kind, text))
+  if (!At(kind, text)) {
     return Wrong(text.empty() ? "the end of a tag is missing" : InQuotes(text) + " is missing");
+  }
   Take();
   return {};
 }
 
 Result<std::string> TokenReader::ExpectName() {
-  if (!At(Token::Kind::kName)) return Wrong("a name is missing");
+  if (!At(Token::Kind::kName)) {
+    return Wrong("a name is missing");
+  }
   return Take().text;
 }
 
@@ -246,7 +280,9 @@ Error TokenReader::Unsupported(std::string_view what) const {
 }
 
 Result<void> TokenReader::Enter() {
-  if (++depth_ > kMaxNesting) return Wrong("it nests too deep");
+  if (++depth_ > kMaxNesting) {
+    return Wrong("it nests too deep");
+  }
   return {};
 }
 

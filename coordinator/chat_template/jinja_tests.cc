@@ -55,17 +55,29 @@ Result<bool> Divides(const Value& subject, const Value& divisor) {
 Result<bool> ApplyTestWithArgument(std::string_view name,
                                    const Value& subject,
                                    const Value& argument) {
-  if (name == "divisibleby") return Divides(subject, argument);
-  if (name == "equalto" || name == "eq" || name == "==") return Equal(subject, argument);
-  if (name == "ne" || name == "!=") return !Equal(subject, argument);
+  if (name == "divisibleby") {
+    return Divides(subject, argument);
+  }
+  if (name == "equalto" || name == "eq" || name == "==") {
+    return Equal(subject, argument);
+  }
+  if (name == "ne" || name == "!=") {
+    return !Equal(subject, argument);
+  }
   if (name == "in") {
     Budget unlimited(SIZE_MAX);
     return Contains(argument, subject, &unlimited);
   }
   VARVE_TRY(const int order, Compare(subject, argument));
-  if (name == "lt" || name == "lessthan" || name == "<") return order < 0;
-  if (name == "le" || name == "<=") return order <= 0;
-  if (name == "gt" || name == "greaterthan" || name == ">") return order > 0;
+  if (name == "lt" || name == "lessthan" || name == "<") {
+    return order < 0;
+  }
+  if (name == "le" || name == "<=") {
+    return order <= 0;
+  }
+  if (name == "gt" || name == "greaterthan" || name == ">") {
+    return order > 0;
+  }
   return order >= 0;
 }
 
@@ -91,40 +103,78 @@ Result<bool> ApplyTest(std::string_view name,
     return TemplateError("the test '" + std::string(name) + "' wants " + std::to_string(wanted) +
                          " arguments");
   }
-  if (wanted == 1) return ApplyTestWithArgument(name, subject, arguments[0]);
-  if (name == "defined") return !subject.is_undefined();
-  if (name == "undefined") return subject.is_undefined();
-  if (name == "none") return subject.is_none();
-  if (name == "string") return subject.is_string();
-  if (name == "mapping") return subject.is_dict() && !subject.as_dict().is_namespace;
+  if (wanted == 1) {
+    return ApplyTestWithArgument(name, subject, arguments[0]);
+  }
+  if (name == "defined") {
+    return !subject.is_undefined();
+  }
+  if (name == "undefined") {
+    return subject.is_undefined();
+  }
+  if (name == "none") {
+    return subject.is_none();
+  }
+  if (name == "string") {
+    return subject.is_string();
+  }
+  if (name == "mapping") {
+    return subject.is_dict() && !subject.as_dict().is_namespace;
+  }
   if (name == "iterable" || name == "sequence") {
     return subject.is_string() || subject.is_list() ||
            (subject.is_dict() && !subject.as_dict().is_namespace) || subject.is_undefined();
   }
-  if (name == "number") return subject.is_number();
-  if (name == "integer") return subject.is_int();
-  if (name == "float") return subject.is_float();
-  if (name == "boolean") return subject.is_bool();
-  if (name == "true") return subject.is_bool() && subject.as_bool();
-  if (name == "false") return subject.is_bool() && !subject.as_bool();
-  if (name == "callable") return subject.function() != nullptr || subject.macro() != nullptr;
-  if (name == "upper") return subject.ToText() == ToUpper(subject.ToText());
-  if (name == "lower") return subject.ToText() == ToLower(subject.ToText());
+  if (name == "number") {
+    return subject.is_number();
+  }
+  if (name == "integer") {
+    return subject.is_int();
+  }
+  if (name == "float") {
+    return subject.is_float();
+  }
+  if (name == "boolean") {
+    return subject.is_bool();
+  }
+  if (name == "true") {
+    return subject.is_bool() && subject.as_bool();
+  }
+  if (name == "false") {
+    return subject.is_bool() && !subject.as_bool();
+  }
+  if (name == "callable") {
+    return subject.function() != nullptr || subject.macro() != nullptr;
+  }
+  if (name == "upper") {
+    return subject.ToText() == ToUpper(subject.ToText());
+  }
+  if (name == "lower") {
+    return subject.ToText() == ToLower(subject.ToText());
+  }
   VARVE_TRY(const bool even, Divides(subject, Value(int64_t{2})));
   return name == "even" ? even : !even;
 }
 
 Result<Value> GetAttribute(const Value& object, std::string_view name) {
-  if (object.is_undefined()) return IsUndefined(object);
+  if (object.is_undefined()) {
+    return IsUndefined(object);
+  }
   const Value* found = object.is_dict() ? object.as_dict().Find(name) : nullptr;
   return found != nullptr ? *found : Value(Undefined{std::string(name)});
 }
 
 Result<Value> GetItem(const Value& object, const Value& key) {
-  if (object.is_undefined()) return IsUndefined(object);
-  if (key.is_string()) return GetAttribute(object, key.as_string());
+  if (object.is_undefined()) {
+    return IsUndefined(object);
+  }
+  if (key.is_string()) {
+    return GetAttribute(object, key.as_string());
+  }
   const Value missing = Undefined{key.ToText()};
-  if (!key.is_number() || key.is_float()) return missing;
+  if (!key.is_number() || key.is_float()) {
+    return missing;
+  }
   const auto at = [&](size_t size) {
     const int64_t index =
         key.as_int() < 0 ? key.as_int() + static_cast<int64_t>(size) : key.as_int();
@@ -143,18 +193,23 @@ Result<Value> GetItem(const Value& object, const Value& key) {
 }
 
 Result<std::vector<Value>> Iterate(const Value& value, Budget* budget) {
-  if (value.is_undefined()) return std::vector<Value>();
+  if (value.is_undefined()) {
+    return std::vector<Value>();
+  }
   std::vector<Value> items;
   if (value.is_list()) {
     VARVE_RETURN_IF_ERROR(budget->Spend(value.as_list().size()));
     items = value.as_list();
   } else if (value.is_dict() && !value.as_dict().is_namespace) {
     VARVE_RETURN_IF_ERROR(budget->Spend(value.as_dict().entries.size()));
-    for (const auto& [key, item] : value.as_dict().entries) items.emplace_back(key);
+    for (const auto& [key, item] : value.as_dict().entries) {
+      items.emplace_back(key);
+    }
   } else if (value.is_string()) {
     VARVE_RETURN_IF_ERROR(budget->Spend(value.as_string().size()));
-    for (const std::string_view character : CodePoints(value.as_string()))
+    for (const std::string_view character : CodePoints(value.as_string())) {
       items.emplace_back(character);
+    }
   } else {
     return TemplateError("it loops over " + std::string(value.KindName()));
   }
@@ -162,10 +217,13 @@ Result<std::vector<Value>> Iterate(const Value& value, Budget* budget) {
 }
 
 Result<bool> Contains(const Value& haystack, const Value& needle, Budget* budget) {
-  if (haystack.is_undefined()) return false;
+  if (haystack.is_undefined()) {
+    return false;
+  }
   if (haystack.is_string()) {
-    if (!needle.is_string())
+    if (!needle.is_string()) {
       return TemplateError("it looks for " + std::string(needle.KindName()) + " in a string");
+    }
     VARVE_RETURN_IF_ERROR(budget->SpendBytes(haystack.as_string().size()));
     return haystack.as_string().find(needle.as_string()) != std::string::npos;
   }
@@ -175,8 +233,9 @@ Result<bool> Contains(const Value& haystack, const Value& needle, Budget* budget
     return std::any_of(
         items.begin(), items.end(), [&](const Value& item) { return Equal(item, needle); });
   }
-  if (haystack.is_dict())
+  if (haystack.is_dict()) {
     return needle.is_string() && haystack.as_dict().Find(needle.as_string()) != nullptr;
+  }
   return TemplateError("it looks for something in " + std::string(haystack.KindName()));
 }
 

@@ -15,9 +15,13 @@ bool IsPythonSpace(char32_t c) {
 }
 
 bool IsStripped(char32_t c, std::string_view characters) {
-  if (characters.empty()) return IsPythonSpace(c);
+  if (characters.empty()) {
+    return IsPythonSpace(c);
+  }
   for (size_t position = 0; position < characters.size();) {
-    if (NextCodePoint(characters, &position) == c) return true;
+    if (NextCodePoint(characters, &position) == c) {
+      return true;
+    }
   }
   return false;
 }
@@ -48,12 +52,16 @@ std::string_view Strip(std::string_view text, std::string_view characters, Side 
   size_t begin = 0;
   while (side != Side::kRight && begin < text.size()) {
     size_t next = begin;
-    if (!IsStripped(NextCodePoint(text, &next), characters)) break;
+    if (!IsStripped(NextCodePoint(text, &next), characters)) {
+      break;
+    }
     begin = next;
   }
   text.remove_prefix(begin);
   while (side != Side::kLeft && !text.empty()) {
-    if (!IsStripped(PreviousCodePoint(text, text.size()), characters)) break;
+    if (!IsStripped(PreviousCodePoint(text, text.size()), characters)) {
+      break;
+    }
     do {
       text.remove_suffix(1);
     } while (!text.empty() && IsUtf8Continuation(text.data()[text.size()]));
@@ -111,7 +119,9 @@ std::vector<std::string_view> Split(std::string_view text,
       break;
     }
     for (size_t next = 0; next < text.size(); end = next) {
-      if (IsPythonSpace(NextCodePoint(text, &next))) break;
+      if (IsPythonSpace(NextCodePoint(text, &next))) {
+        break;
+      }
     }
     parts.push_back(text.substr(0, end));
     text = Strip(text.substr(end), {}, Side::kLeft);

@@ -10,15 +10,21 @@ namespace {
 
 // The shortest digits that give the number back, laid out as Python does.
 std::string FloatText(double number) {
-  if (std::isnan(number)) return "nan";
-  if (std::isinf(number)) return number < 0 ? "-inf" : "inf";
+  if (std::isnan(number)) {
+    return "nan";
+  }
+  if (std::isinf(number)) {
+    return number < 0 ? "-inf" : "inf";
+  }
   char buffer[32];
   const double magnitude = std::fabs(number);
   const bool scientific = magnitude != 0 && (magnitude < 1e-4 || magnitude >= 1e16);
   const auto format = scientific ? std::chars_format::scientific : std::chars_format::fixed;
   const auto end = std::to_chars(buffer, buffer + sizeof(buffer), number, format);
   std::string text(buffer, end.ptr);
-  if (!scientific && text.find('.') == std::string::npos) text += ".0";
+  if (!scientific && text.find('.') == std::string::npos) {
+    text += ".0";
+  }
   return text;
 }
 
@@ -51,10 +57,14 @@ std::string Quoted(const std::string& text) {
 std::string SourceText(const Value& value);
 
 std::string DictText(const Dict& dict) {
-  if (dict.is_namespace) return "<Namespace>";
+  if (dict.is_namespace) {
+    return "<Namespace>";
+  }
   std::string out = "{";
   for (const auto& [key, value] : dict.entries) {
-    if (out.size() > 1) out += ", ";
+    if (out.size() > 1) {
+      out += ", ";
+    }
     out += Quoted(key) + ": " + SourceText(value);
   }
   return out + "}";
@@ -107,12 +117,16 @@ struct JsonWriter {
   std::string* out;
 
   void NewLine(int depth) const {
-    if (indent < 0) return;
+    if (indent < 0) {
+      return;
+    }
     out->push_back('\n');
     out->append(static_cast<size_t>(indent) * static_cast<size_t>(depth), ' ');
   }
   void Separate(bool first, int depth) const {
-    if (!first) *out += indent < 0 ? ", " : ",";
+    if (!first) {
+      *out += indent < 0 ? ", " : ",";
+    }
     NewLine(depth);
   }
 
@@ -131,7 +145,9 @@ struct JsonWriter {
       *out += ": ";
       VARVE_RETURN_IF_ERROR(Write(item, depth + 1));
     }
-    if (size > 0) NewLine(depth);
+    if (size > 0) {
+      NewLine(depth);
+    }
     out->push_back(is_list ? ']' : '}');
     return {};
   }
@@ -163,7 +179,9 @@ Error TemplateError(std::string_view why) {
 
 const Value* Dict::Find(std::string_view key) const {
   for (const auto& [name, value] : entries) {
-    if (name == key) return &value;
+    if (name == key) {
+      return &value;
+    }
   }
   return nullptr;
 }
@@ -182,8 +200,12 @@ Value::Value(std::string text) : state_(std::make_shared<const std::string>(std:
 
 Result<Value> Value::MakeList(std::vector<Value> items) {
   auto list = std::make_shared<List>();
-  for (const Value& item : items) list->depth = std::max(list->depth, item.depth() + 1);
-  if (list->depth > kMaxValueDepth) return TemplateError("its lists nest too deep");
+  for (const Value& item : items) {
+    list->depth = std::max(list->depth, item.depth() + 1);
+  }
+  if (list->depth > kMaxValueDepth) {
+    return TemplateError("its lists nest too deep");
+  }
   list->items = std::move(items);
   Value value;
   value.state_ = std::shared_ptr<const List>(std::move(list));
@@ -198,49 +220,95 @@ Result<Value> Value::MakeDict(std::vector<std::pair<std::string, Value>> entries
     dict->depth = std::max(dict->depth, item.depth() + 1);
     dict->Set(key, std::move(item));
   }
-  if (dict->depth > kMaxValueDepth) return TemplateError("its dicts nest too deep");
+  if (dict->depth > kMaxValueDepth) {
+    return TemplateError("its dicts nest too deep");
+  }
   Value value;
   value.state_ = std::move(dict);
   return value;
 }
 
 bool Value::IsTrue() const {
-  if (is_undefined() || is_none()) return false;
-  if (is_number()) return as_double() != 0;
-  if (is_string()) return !as_string().empty();
-  if (is_list()) return !as_list().empty();
-  if (is_dict()) return as_dict().is_namespace || !as_dict().entries.empty();
+  if (is_undefined() || is_none()) {
+    return false;
+  }
+  if (is_number()) {
+    return as_double() != 0;
+  }
+  if (is_string()) {
+    return !as_string().empty();
+  }
+  if (is_list()) {
+    return !as_list().empty();
+  }
+  if (is_dict()) {
+    return as_dict().is_namespace || !as_dict().entries.empty();
+  }
   return true;
 }
 
 int Value::depth() const {
-  if (is_list()) return std::get<std::shared_ptr<const List>>(state_)->depth;
+  if (is_list()) {
+    return std::get<std::shared_ptr<const List>>(state_)->depth;
+  }
   return is_dict() ? as_dict().depth : 0;
 }
 
 std::string_view Value::KindName() const {
-  if (is_undefined()) return "an undefined value";
-  if (is_none()) return "none";
-  if (is_bool()) return "a boolean";
-  if (is_number()) return "a number";
-  if (is_string()) return "a string";
-  if (is_list()) return "a list";
-  if (is_dict()) return as_dict().is_namespace ? "a namespace" : "a dict";
+  if (is_undefined()) {
+    return "an undefined value";
+  }
+  if (is_none()) {
+    return "none";
+  }
+  if (is_bool()) {
+    return "a boolean";
+  }
+  if (is_number()) {
+    return "a number";
+  }
+  if (is_string()) {
+    return "a string";
+  }
+  if (is_list()) {
+    return "a list";
+  }
+  if (is_dict()) {
+    return as_dict().is_namespace ? "a namespace" : "a dict";
+  }
   return "a function";
 }
 
 std::string Value::ToText() const {
-  if (is_undefined()) return "";
-  if (is_none()) return "None";
-  if (is_bool()) return as_bool() ? "True" : "False";
-  if (is_int()) return std::to_string(as_int());
-  if (is_float()) return FloatText(as_double());
-  if (is_string()) return as_string();
-  if (is_dict()) return DictText(as_dict());
-  if (!is_list()) return "<function>";
+  if (is_undefined()) {
+    return "";
+  }
+  if (is_none()) {
+    return "None";
+  }
+  if (is_bool()) {
+    return as_bool() ? "True" : "False";
+  }
+  if (is_int()) {
+    return std::to_string(as_int());
+  }
+  if (is_float()) {
+    return FloatText(as_double());
+  }
+  if (is_string()) {
+    return as_string();
+  }
+  if (is_dict()) {
+    return DictText(as_dict());
+  }
+  if (!is_list()) {
+    return "<function>";
+  }
   std::string out = "[";
   for (const Value& item : as_list()) {
-    if (out.size() > 1) out += ", ";
+    if (out.size() > 1) {
+      out += ", ";
+    }
     out += SourceText(item);
   }
   return out + "]";
@@ -248,10 +316,14 @@ std::string Value::ToText() const {
 
 bool Equal(const Value& left, const Value& right) {
   if (left.is_number() && right.is_number()) {
-    if (left.is_float() || right.is_float()) return left.as_double() == right.as_double();
+    if (left.is_float() || right.is_float()) {
+      return left.as_double() == right.as_double();
+    }
     return left.as_int() == right.as_int();
   }
-  if (left.is_string() && right.is_string()) return left.as_string() == right.as_string();
+  if (left.is_string() && right.is_string()) {
+    return left.as_string() == right.as_string();
+  }
   if (left.is_list() && right.is_list()) {
     const auto& a = left.as_list();
     const auto& b = right.as_list();
@@ -260,14 +332,20 @@ bool Equal(const Value& left, const Value& right) {
   if (left.is_dict() && right.is_dict()) {
     const Dict& a = left.as_dict();
     const Dict& b = right.as_dict();
-    if (a.is_namespace || b.is_namespace) return &a == &b;
-    if (a.entries.size() != b.entries.size()) return false;
+    if (a.is_namespace || b.is_namespace) {
+      return &a == &b;
+    }
+    if (a.entries.size() != b.entries.size()) {
+      return false;
+    }
     return std::all_of(a.entries.begin(), a.entries.end(), [&](const auto& entry) {
       const Value* other = b.Find(entry.first);
       return other != nullptr && Equal(entry.second, *other);
     });
   }
-  if (left.macro() != nullptr && left.macro() == right.macro()) return true;
+  if (left.macro() != nullptr && left.macro() == right.macro()) {
+    return true;
+  }
   return (left.is_none() && right.is_none()) || (left.is_undefined() && right.is_undefined());
 }
 
@@ -280,7 +358,9 @@ Result<int> Compare(const Value& left, const Value& right) {
     }
     return left.as_int() < right.as_int() ? -1 : left.as_int() > right.as_int() ? 1 : 0;
   }
-  if (left.is_string() && right.is_string()) return left.as_string().compare(right.as_string());
+  if (left.is_string() && right.is_string()) {
+    return left.as_string().compare(right.as_string());
+  }
   return TemplateError("it compares " + std::string(left.KindName()) + " with " +
                        std::string(right.KindName()));
 }

@@ -15,7 +15,9 @@ bool IsWordCharacter(char32_t c) {
 }
 
 bool TouchesWord(std::string_view text, size_t begin, size_t end) {
-  if (begin > 0 && IsWordCharacter(PreviousCodePoint(text, begin))) return true;
+  if (begin > 0 && IsWordCharacter(PreviousCodePoint(text, begin))) {
+    return true;
+  }
   size_t next = end;
   return end < text.size() && IsWordCharacter(NextCodePoint(text, &next));
 }
@@ -24,7 +26,9 @@ bool TouchesWord(std::string_view text, size_t begin, size_t end) {
 size_t SkipSpaceBackward(std::string_view text, size_t floor, size_t end) {
   while (end > floor) {
     const char32_t c = PreviousCodePoint(text, end);
-    if (u_isUWhiteSpace(static_cast<UChar32>(c)) == 0) break;
+    if (u_isUWhiteSpace(static_cast<UChar32>(c)) == 0) {
+      break;
+    }
     do {
       --end;
     } while (end > floor && IsUtf8Continuation(text[end]));
@@ -35,7 +39,9 @@ size_t SkipSpaceBackward(std::string_view text, size_t floor, size_t end) {
 size_t SkipSpaceForward(std::string_view text, size_t position) {
   while (position < text.size()) {
     size_t next = position;
-    if (u_isUWhiteSpace(static_cast<UChar32>(NextCodePoint(text, &next))) == 0) break;
+    if (u_isUWhiteSpace(static_cast<UChar32>(NextCodePoint(text, &next))) == 0) {
+      break;
+    }
     position = next;
   }
   return position;
@@ -46,12 +52,16 @@ size_t SkipSpaceForward(std::string_view text, size_t position) {
 AddedTokenFinder::AddedTokenFinder() : token_of_node_{-1} {}
 
 void AddedTokenFinder::Add(std::string_view spelling, const AddedToken& token) {
-  if (spelling.empty()) return;
+  if (spelling.empty()) {
+    return;
+  }
   uint32_t node = 0;
   for (const char byte : spelling) {
     const auto [edge, is_new] =
         edges_.try_emplace(EdgeKey(node, byte), static_cast<uint32_t>(token_of_node_.size()));
-    if (is_new) token_of_node_.push_back(-1);
+    if (is_new) {
+      token_of_node_.push_back(-1);
+    }
     node = edge->second;
   }
   token_of_node_[node] = static_cast<int32_t>(tokens_.size());
@@ -65,10 +75,13 @@ AddedTokenFinder::Longest AddedTokenFinder::LongestAt(std::string_view text,
   uint32_t node = 0;
   for (size_t i = position; i < text.size(); ++i) {
     const auto edge = edges_.find(EdgeKey(node, text[i]));
-    if (edge == edges_.end()) break;
+    if (edge == edges_.end()) {
+      break;
+    }
     node = edge->second;
-    if (token_of_node_[node] >= 0)
+    if (token_of_node_[node] >= 0) {
       longest = {i + 1 - position, static_cast<size_t>(token_of_node_[node])};
+    }
   }
   return longest;
 }
@@ -77,7 +90,9 @@ void AddedTokenFinder::Find(std::string_view text,
                             bool parse_special,
                             std::vector<Found>* found) const {
   found->clear();
-  if (tokens_.empty()) return;
+  if (tokens_.empty()) {
+    return;
+  }
   size_t taken_end = 0;  // end of the last token, with the white space it took
   for (size_t position = 0; position < text.size();) {
     if (!may_start_[static_cast<unsigned char>(text[position])]) {
@@ -93,11 +108,21 @@ void AddedTokenFinder::Find(std::string_view text,
     size_t begin = position;
     size_t end = position + longest.length;
     position = end;
-    if (token.special && !parse_special) continue;
-    if (token.single_word && TouchesWord(text, begin, end)) continue;
-    if (begin < taken_end) continue;
-    if (token.lstrip) begin = SkipSpaceBackward(text, taken_end, begin);
-    if (token.rstrip) end = SkipSpaceForward(text, end);
+    if (token.special && !parse_special) {
+      continue;
+    }
+    if (token.single_word && TouchesWord(text, begin, end)) {
+      continue;
+    }
+    if (begin < taken_end) {
+      continue;
+    }
+    if (token.lstrip) {
+      begin = SkipSpaceBackward(text, taken_end, begin);
+    }
+    if (token.rstrip) {
+      end = SkipSpaceForward(text, end);
+    }
     found->push_back({&token, begin, end});
     taken_end = end;
   }

@@ -16,42 +16,58 @@ BpeModel::BpeModel(BpeSpec spec) : spec_(std::move(spec)), merges_(std::move(spe
       words_[spelling] = id;
       max_word_bytes_ = std::max(max_word_bytes_, spelling.size());
     }
-    if (spelling.empty()) continue;
+    if (spelling.empty()) {
+      continue;
+    }
     if (spec_.byte_level) {
-      if (spelling.size() == 1) id_of_byte_[static_cast<unsigned char>(spelling[0])] = id;
+      if (spelling.size() == 1) {
+        id_of_byte_[static_cast<unsigned char>(spelling[0])] = id;
+      }
       continue;
     }
     size_t end = 0;
     const char32_t first = NextCodePoint(spelling, &end);
-    if (end != spelling.size()) continue;
+    if (end != spelling.size()) {
+      continue;
+    }
     if (first < 128) {
       id_of_ascii_[first] = id;
     } else {
       id_of_char_[first] = id;
     }
   }
-  if (!spec_.byte_level) CollectJunctions();
+  if (!spec_.byte_level) {
+    CollectJunctions();
+  }
   spec_.vocabulary = {};
 }
 
 void BpeModel::CollectJunctions() {
   int32_t max_id = 0;
-  for (const auto& [spelling, id] : spec_.vocabulary) max_id = std::max(max_id, id);
+  for (const auto& [spelling, id] : spec_.vocabulary) {
+    max_id = std::max(max_id, id);
+  }
   std::vector<std::string_view> spelling_of(static_cast<size_t>(max_id) + 1);
-  for (const auto& [spelling, id] : spec_.vocabulary)
+  for (const auto& [spelling, id] : spec_.vocabulary) {
     spelling_of[static_cast<size_t>(id)] = spelling;
+  }
   // A merge of byte tokens joins characters that its spelling does not show: then nothing is cut.
   std::vector<bool> is_byte_token(spelling_of.size());
   for (const int32_t id : spec_.byte_fallback_ids) {
-    if (id != kNoToken) is_byte_token[static_cast<size_t>(id)] = true;
+    if (id != kNoToken) {
+      is_byte_token[static_cast<size_t>(id)] = true;
+    }
   }
   std::vector<uint64_t> junctions((size_t{1} << kLog2JunctionBits) / 64);
   for (const BpeMerge& merge : merges_.merges()) {
     if (is_byte_token[static_cast<size_t>(merge.left)] ||
-        is_byte_token[static_cast<size_t>(merge.right)])
+        is_byte_token[static_cast<size_t>(merge.right)]) {
       return;
+    }
     const std::string_view spelling = spelling_of[static_cast<size_t>(merge.result)];
-    if (spelling.empty()) return;
+    if (spelling.empty()) {
+      return;
+    }
     size_t position = 0;
     char32_t left = NextCodePoint(spelling, &position);
     while (position < spelling.size()) {
@@ -95,7 +111,9 @@ void BpeModel::EncodeWord(std::string_view word,
                           Scratch* scratch,
                           std::vector<int32_t>* ids,
                           size_t piece_begin) const {
-  if (word.empty()) return;
+  if (word.empty()) {
+    return;
+  }
   if (const auto cached = scratch->cache.Find(word); !cached.empty()) {
     AppendFused(cached, ids, piece_begin);
     return;
@@ -104,7 +122,9 @@ void BpeModel::EncodeWord(std::string_view word,
   MergeSymbols(scratch);
   scratch->word_ids.clear();
   for (const auto& symbol : scratch->symbols) {
-    if (symbol.id != kNoToken) scratch->word_ids.push_back(symbol.id);
+    if (symbol.id != kNoToken) {
+      scratch->word_ids.push_back(symbol.id);
+    }
   }
   scratch->cache.Store(word, scratch->word_ids);
   AppendFused(scratch->word_ids, ids, piece_begin);
@@ -157,19 +177,27 @@ void BpeModel::AddUnknown(std::string_view character, Scratch* scratch) const {
     if (std::none_of(character.begin(), character.end(), [&](char byte) {
           return id_of(byte) == kNoToken;
         })) {
-      for (const char byte : character) symbols.push_back({id_of(byte), 0, 0});
+      for (const char byte : character) {
+        symbols.push_back({id_of(byte), 0, 0});
+      }
       return;
     }
   }
-  if (spec_.unk_id == kNoToken) return;
-  if (spec_.fuse_unk && !symbols.empty() && symbols.back().id == spec_.unk_id) return;
+  if (spec_.unk_id == kNoToken) {
+    return;
+  }
+  if (spec_.fuse_unk && !symbols.empty() && symbols.back().id == spec_.unk_id) {
+    return;
+  }
   symbols.push_back({spec_.unk_id, 0, 0});
 }
 
 void BpeModel::QueuePair(uint32_t left_index, Scratch* scratch) const {
   const auto& left = scratch->symbols[left_index];
   const uint32_t rank = merges_.RankOf(left.id, scratch->symbols[left.next].id);
-  if (rank == MergeTable::kNoMerge) return;
+  if (rank == MergeTable::kNoMerge) {
+    return;
+  }
   scratch->queue.push_back(uint64_t{rank} << 32 | left_index);
   std::push_heap(scratch->queue.begin(), scratch->queue.end(), std::greater<>());
 }
@@ -178,7 +206,9 @@ void BpeModel::MergeSymbols(Scratch* scratch) const {
   auto& symbols = scratch->symbols;
   auto& queue = scratch->queue;
   queue.clear();
-  for (uint32_t i = 0; i + 1 < symbols.size(); ++i) QueuePair(i, scratch);
+  for (uint32_t i = 0; i + 1 < symbols.size(); ++i) {
+    QueuePair(i, scratch);
+  }
   while (!queue.empty()) {
     std::pop_heap(queue.begin(), queue.end(), std::greater<>());
     const uint64_t best = queue.back();
@@ -187,7 +217,9 @@ void BpeModel::MergeSymbols(Scratch* scratch) const {
     const BpeMerge& merge = merges_.merge(static_cast<uint32_t>(best >> 32));
     auto& left = symbols[index];
     // One of the two may have grown or gone since the pair was queued.
-    if (left.id != merge.left || left.next == 0 || symbols[left.next].id != merge.right) continue;
+    if (left.id != merge.left || left.next == 0 || symbols[left.next].id != merge.right) {
+      continue;
+    }
     auto& right = symbols[left.next];
     left.id = merge.result;
     left.next = right.next;
@@ -196,7 +228,9 @@ void BpeModel::MergeSymbols(Scratch* scratch) const {
       symbols[left.next].previous = index;
       QueuePair(index, scratch);
     }
-    if (index != 0) QueuePair(left.previous, scratch);
+    if (index != 0) {
+      QueuePair(left.previous, scratch);
+    }
   }
 }
 

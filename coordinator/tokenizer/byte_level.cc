@@ -20,7 +20,9 @@ constexpr bool StandsForItself(int byte) {
 // Byte of each character, -1 where there is none.
 constexpr std::array<int16_t, kAlphabetEnd> MakeTable() {
   std::array<int16_t, kAlphabetEnd> table{};
-  for (int16_t& entry : table) entry = -1;
+  for (int16_t& entry : table) {
+    entry = -1;
+  }
   int num_moved = 0;
   for (int byte = 0; byte < 256; ++byte) {
     const int character = StandsForItself(byte) ? byte : 0x100 + num_moved++;
@@ -39,7 +41,9 @@ std::optional<std::string> BytesOfByteLevelText(std::string_view text) {
   bytes.reserve(text.size());
   for (size_t position = 0; position < text.size();) {
     const char32_t character = NextCodePoint(text, &position);
-    if (character >= kAlphabetEnd || kByteOfCharacter[character] < 0) return std::nullopt;
+    if (character >= kAlphabetEnd || kByteOfCharacter[character] < 0) {
+      return std::nullopt;
+    }
     bytes.push_back(static_cast<char>(kByteOfCharacter[character]));
   }
   return bytes;

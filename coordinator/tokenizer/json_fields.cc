@@ -23,11 +23,15 @@ std::string BaseName(const std::string& path) {
 Result<Json> ReadJsonFile(const std::string& path, std::string* bytes_read) {
   VARVE_TRY(std::string bytes, ReadFile(path, kMaxJsonBytes));
   Json json = Json::parse(bytes, nullptr, false);
-  if (json.is_discarded())
+  if (json.is_discarded()) {
     return Error{ErrorCode::kBadModel, BaseName(path) + " is not valid JSON."};
-  if (!json.is_object())
+  }
+  if (!json.is_object()) {
     return Error{ErrorCode::kBadModel, BaseName(path) + " is not a JSON object."};
-  if (bytes_read != nullptr) *bytes_read = std::move(bytes);
+  }
+  if (bytes_read != nullptr) {
+    *bytes_read = std::move(bytes);
+  }
   return json;
 }
 
@@ -52,37 +56,50 @@ size_t JsonAt::size() const {
 }
 
 Result<void> JsonAt::RequireObject() const {
-  if (!value->is_object()) return Bad("is not an object");
+  if (!value->is_object()) {
+    return Bad("is not an object");
+  }
   return {};
 }
 
 Result<void> JsonAt::RequireArray() const {
-  if (!value->is_array()) return Bad("is not a list");
+  if (!value->is_array()) {
+    return Bad("is not a list");
+  }
   return {};
 }
 
 Result<void> JsonAt::RequireOnly(std::initializer_list<std::string_view> names) const {
   VARVE_RETURN_IF_ERROR(RequireObject());
   for (const auto& item : value->items()) {
-    if (std::find(names.begin(), names.end(), item.key()) == names.end())
+    if (std::find(names.begin(), names.end(), item.key()) == names.end()) {
       return Field(item.key()).Unsupported("");
+    }
   }
   return {};
 }
 
 Result<std::string> JsonAt::AsString() const {
-  if (!value->is_string()) return Bad("is not a string");
+  if (!value->is_string()) {
+    return Bad("is not a string");
+  }
   return value->get_ref<const std::string&>();
 }
 
 Result<bool> JsonAt::AsBool(bool if_null) const {
-  if (value->is_null()) return if_null;
-  if (!value->is_boolean()) return Bad("is not true or false");
+  if (value->is_null()) {
+    return if_null;
+  }
+  if (!value->is_boolean()) {
+    return Bad("is not true or false");
+  }
   return *value->get_ptr<const bool*>();
 }
 
 Result<int64_t> JsonAt::AsInt() const {
-  if (!value->is_number_integer()) return Bad("is not an integer");
+  if (!value->is_number_integer()) {
+    return Bad("is not an integer");
+  }
   return value->get<int64_t>();
 }
 
@@ -90,7 +107,9 @@ Result<int32_t> JsonAt::AsTokenId() const {
   VARVE_TRY(const int64_t id, AsInt());
   constexpr int64_t kMaxTokenId =
       (1 << 24) - 1;  // no vocabulary is near; bounds the tables that ids index
-  if (id < 0 || id > kMaxTokenId) return Bad("is not a token id");
+  if (id < 0 || id > kMaxTokenId) {
+    return Bad("is not a token id");
+  }
   return static_cast<int32_t>(id);
 }
 

@@ -25,8 +25,12 @@ class MergeTable {
   uint32_t RankOf(int32_t left, int32_t right) const {
     const uint64_t key = Key(left, right);
     for (uint64_t slot = SlotOf(key);; slot = (slot + 1) & mask_) {
-      if (slots_[slot].key == key) return slots_[slot].rank;
-      if (slots_[slot].rank == kNoMerge) return kNoMerge;
+      if (slots_[slot].key == key) {
+        return slots_[slot].rank;
+      }
+      if (slots_[slot].rank == kNoMerge) {
+        return kNoMerge;
+      }
     }
   }
   const BpeMerge& merge(uint32_t rank) const { return merges_[rank]; }

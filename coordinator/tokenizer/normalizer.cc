@@ -43,7 +43,9 @@ bool NeedsForm(std::string_view text, UnicodeForm form) {
   const unsigned char first = FirstInterestingByte(form);
   const bool plain = std::all_of(
       text.begin(), text.end(), [first](char c) { return static_cast<unsigned char>(c) < first; });
-  if (plain) return false;
+  if (plain) {
+    return false;
+  }
   VARVE_CHECK(text.size() <= static_cast<size_t>(std::numeric_limits<int32_t>::max()));
   UErrorCode status = U_ZERO_ERROR;
   const bool normalized = IcuNormalizer(form).isNormalizedUTF8(
@@ -61,8 +63,12 @@ void AppendInForm(std::string_view text, UnicodeForm form, std::string* out) {
 }
 
 bool Changes(const NormalizerStep& step, std::string_view text, bool at_start) {
-  if (const auto* form = std::get_if<UnicodeForm>(&step)) return NeedsForm(text, *form);
-  if (std::holds_alternative<PrependRule>(step)) return at_start && !text.empty();
+  if (const auto* form = std::get_if<UnicodeForm>(&step)) {
+    return NeedsForm(text, *form);
+  }
+  if (std::holds_alternative<PrependRule>(step)) {
+    return at_start && !text.empty();
+  }
   return text.find(std::get<ReplaceRule>(step).from) != std::string_view::npos;
 }
 
@@ -86,7 +92,9 @@ void AppendReplaced(std::string_view text,
   size_t position = 0;
   while (true) {
     const size_t found = text.find(from, position);
-    if (found == std::string_view::npos) break;
+    if (found == std::string_view::npos) {
+      break;
+    }
     out->append(text, position, found - position).append(to);
     position = found + from.size();
   }
@@ -98,7 +106,9 @@ std::string_view Normalizer::Apply(std::string_view text,
                                    std::string* buffer) const {
   std::string_view current = text;
   for (const NormalizerStep& step : steps_) {
-    if (!Changes(step, current, at_start)) continue;
+    if (!Changes(step, current, at_start)) {
+      continue;
+    }
     std::string next;
     next.reserve(current.size() + current.size() / 2 + 16);
     AppendStep(step, current, &next);

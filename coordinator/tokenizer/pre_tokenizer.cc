@@ -85,17 +85,23 @@ void PreTokenizer::RunStep(size_t index,
                            Position position,
                            Scratch* scratch,
                            const Emit& emit) const {
-  if (text.empty()) return;
-  if (index == steps_.size()) return emit(text);
-  if (std::holds_alternative<SplitRule>(steps_[index]))
+  if (text.empty()) {
+    return;
+  }
+  if (index == steps_.size()) {
+    return emit(text);
+  }
+  if (std::holds_alternative<SplitRule>(steps_[index])) {
     return RunSplit(index, text, position, scratch, emit);
+  }
 
   const bool may_prepend = !(position.is_text_start && position.is_continuation);
   std::string& changed = scratch->steps[index].text;
   changed.clear();
   if (std::holds_alternative<PrefixSpaceRule>(steps_[index])) {
-    if (text.front() == ' ' || !may_prepend)
+    if (text.front() == ' ' || !may_prepend) {
       return RunStep(index + 1, text, position, scratch, emit);
+    }
     changed.append(" ").append(text);
     return RunStep(index + 1, changed, position, scratch, emit);
   }
@@ -104,9 +110,13 @@ void PreTokenizer::RunStep(size_t index,
   const bool starts_word = text.front() == ' ' || text.starts_with(rule.replacement);
   const bool wanted = rule.prepend == MetaspaceRule::Prepend::kAlways ||
                       (rule.prepend == MetaspaceRule::Prepend::kFirst && position.is_text_start);
-  if (wanted && may_prepend && !starts_word) changed = rule.replacement;
+  if (wanted && may_prepend && !starts_word) {
+    changed = rule.replacement;
+  }
   AppendReplaced(text, " ", rule.replacement, &changed);
-  if (!rule.split) return RunStep(index + 1, changed, position, scratch, emit);
+  if (!rule.split) {
+    return RunStep(index + 1, changed, position, scratch, emit);
+  }
   RunSplit(index, changed, position, scratch, emit);
 }
 
@@ -119,7 +129,9 @@ void PreTokenizer::RunSplit(size_t index,
   if (const auto* rule = std::get_if<SplitRule>(&steps_[index])) {
     rule->regex.Partition(text, &scratch->regex, &ranges);
     if (rule->invert) {
-      for (TextRange& range : ranges) range.is_match = !range.is_match;
+      for (TextRange& range : ranges) {
+        range.is_match = !range.is_match;
+      }
     }
     ApplyBehavior(rule->behavior, &ranges);
   } else {

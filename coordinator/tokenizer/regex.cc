@@ -29,24 +29,39 @@ Result<std::string> Translate(std::string_view pattern) {
   int class_depth = 0;
   for (size_t i = 0; i < pattern.size(); ++i) {
     const char c = pattern[i];
-    if (c == '[') ++class_depth;
-    if (c == ']' && class_depth > 0) --class_depth;
-    if (class_depth > 1) return Refused(pattern, "nested character classes");
-    if (class_depth > 0 && pattern.substr(i, 2) == "&&")
+    if (c == '[') {
+      ++class_depth;
+    }
+    if (c == ']' && class_depth > 0) {
+      --class_depth;
+    }
+    if (class_depth > 1) {
+      return Refused(pattern, "nested character classes");
+    }
+    if (class_depth > 0 && pattern.substr(i, 2) == "&&") {
       return Refused(pattern, "intersection of classes (&&)");
-    if (c == '(' && pattern.substr(i, 3) == "(?m") return Refused(pattern, "the option (?m)");
+    }
+    if (c == '(' && pattern.substr(i, 3) == "(?m") {
+      return Refused(pattern, "the option (?m)");
+    }
     if (c != '\\') {
       out.push_back(c);
       continue;
     }
-    if (++i == pattern.size()) return Refused(pattern, "it ends in a backslash");
+    if (++i == pattern.size()) {
+      return Refused(pattern, "it ends in a backslash");
+    }
     const char escaped = pattern[i];
-    if (escaped == 'h' || escaped == 'H') return Refused(pattern, "the escapes \\h and \\H");
+    if (escaped == 'h' || escaped == 'H') {
+      return Refused(pattern, "the escapes \\h and \\H");
+    }
     if (escaped == 's') {
       out += class_depth > 0 ? std::string(kWhiteSpaceRanges)
                              : "[" + std::string(kWhiteSpaceRanges) + "]";
     } else if (escaped == 'S') {
-      if (class_depth > 0) return Refused(pattern, "\\S inside a character class");
+      if (class_depth > 0) {
+        return Refused(pattern, "\\S inside a character class");
+      }
       out += "[^" + std::string(kWhiteSpaceRanges) + "]";
     } else {
       out.push_back('\\');
@@ -68,12 +83,16 @@ struct Regex::Scratch::State {
     VARVE_CHECK(match_data != nullptr && context != nullptr);
     pcre2_set_match_limit(context, UINT32_MAX);
     pcre2_set_heap_limit(context, kHeapLimitKib);
-    if (jit_stack != nullptr) pcre2_jit_stack_assign(context, nullptr, jit_stack);
+    if (jit_stack != nullptr) {
+      pcre2_jit_stack_assign(context, nullptr, jit_stack);
+    }
   }
   State(const State&) = delete;
   State& operator=(const State&) = delete;
   ~State() {
-    if (jit_stack != nullptr) pcre2_jit_stack_free(jit_stack);
+    if (jit_stack != nullptr) {
+      pcre2_jit_stack_free(jit_stack);
+    }
     pcre2_match_context_free(context);
     pcre2_match_data_free(match_data);
   }
@@ -150,17 +169,27 @@ void Regex::Partition(std::string_view text,
                        state.match_data,
                        state.context);
     }
-    if (rc < 0) break;  // no match, or out of the matcher's memory
+    if (rc < 0) {
+      break;
+    }  // no match, or out of the matcher's memory
     const PCRE2_SIZE* offsets = pcre2_get_ovector_pointer(state.match_data);
     const size_t begin = offsets[0];
     const size_t end = offsets[1];
-    if (unmatched_begin < begin) ranges->push_back({unmatched_begin, begin, false});
-    if (begin < end) ranges->push_back({begin, end, true});
+    if (unmatched_begin < begin) {
+      ranges->push_back({unmatched_begin, begin, false});
+    }
+    if (begin < end) {
+      ranges->push_back({begin, end, true});
+    }
     unmatched_begin = end;
     search_from = end;
-    if (begin == end && end < text.size()) (void)NextCodePoint(text, &search_from);
+    if (begin == end && end < text.size()) {
+      (void)NextCodePoint(text, &search_from);
+    }
   }
-  if (unmatched_begin < text.size()) ranges->push_back({unmatched_begin, text.size(), false});
+  if (unmatched_begin < text.size()) {
+    ranges->push_back({unmatched_begin, text.size(), false});
+  }
 }
 
 }  // namespace varve

@@ -40,13 +40,17 @@ Result<SentencePieceModel> SentencePieceModel::Load(const std::string& serialize
     const bool plain = processor == &processors->at_start;
     const auto status = processor->LoadFromSerializedProto(
         plain ? serialized : serialized + std::string(kWithoutDummyPrefix));
-    if (!status.ok()) return BadModel(status.ToString());
+    if (!status.ok()) {
+      return BadModel(status.ToString());
+    }
   }
   // The library does not tell its normalizer's flags: ask it what it does.
   const auto spelling = [](const sentencepiece::SentencePieceProcessor& processor,
                            const char* text) {
     std::string joined;
-    for (const std::string& piece : processor.EncodeAsPieces(text)) joined += piece;
+    for (const std::string& piece : processor.EncodeAsPieces(text)) {
+      joined += piece;
+    }
     return joined;
   };
   processors->adds_prefix = spelling(processors->at_start, "a").starts_with(kBlank);
@@ -71,14 +75,18 @@ std::vector<std::string> SentencePieceModel::TokenText() const {
   std::vector<std::string> text;
   const int size = processors_->at_start.GetPieceSize();
   text.reserve(static_cast<size_t>(size));
-  for (int id = 0; id < size; ++id) text.push_back(processors_->at_start.IdToPiece(id));
+  for (int id = 0; id < size; ++id) {
+    text.push_back(processors_->at_start.IdToPiece(id));
+  }
   return text;
 }
 
 std::vector<AddedToken> SentencePieceModel::SpecialTokens() const {
   std::vector<AddedToken> tokens;
   for (int id = 0; id < processors_->at_start.GetPieceSize(); ++id) {
-    if (!processors_->at_start.IsControl(id)) continue;
+    if (!processors_->at_start.IsControl(id)) {
+      continue;
+    }
     AddedToken token;
     token.id = id;
     token.content = processors_->at_start.IdToPiece(id);

@@ -20,8 +20,9 @@ bool IsInk(char c) {
 template <typename Fits>
 size_t LastCut(std::string_view text, size_t max_bytes, Fits&& fits) {
   for (size_t cut = max_bytes; cut > 0; --cut) {
-    if (text[cut] == ' ' && cut + 1 < text.size() && fits(text[cut - 1]) && fits(text[cut + 1]))
+    if (text[cut] == ' ' && cut + 1 < text.size() && fits(text[cut - 1]) && fits(text[cut + 1])) {
       return cut;
+    }
   }
   return 0;
 }
@@ -30,11 +31,19 @@ size_t LastCut(std::string_view text, size_t max_bytes, Fits&& fits) {
 
 size_t SafeSplit(std::string_view text, size_t max_bytes) {
   VARVE_CHECK(max_bytes >= 4);
-  if (text.size() <= max_bytes) return text.size();
-  if (const size_t cut = LastCut(text, max_bytes, IsAsciiLetter); cut != 0) return cut;
-  if (const size_t cut = LastCut(text, max_bytes, IsInk); cut != 0) return cut;
+  if (text.size() <= max_bytes) {
+    return text.size();
+  }
+  if (const size_t cut = LastCut(text, max_bytes, IsAsciiLetter); cut != 0) {
+    return cut;
+  }
+  if (const size_t cut = LastCut(text, max_bytes, IsInk); cut != 0) {
+    return cut;
+  }
   size_t cut = max_bytes;
-  while (cut > max_bytes - 3 && IsUtf8Continuation(text[cut])) --cut;
+  while (cut > max_bytes - 3 && IsUtf8Continuation(text[cut])) {
+    --cut;
+  }
   // Four continuations in a row are no UTF-8: any cut is as good.
   return IsUtf8Continuation(text[cut]) ? max_bytes : cut;
 }

@@ -21,12 +21,15 @@ void ForEachPart(std::string_view text,
                  OnToken&& on_token) {
   size_t text_begin = 0;
   for (const auto& match : found) {
-    if (text_begin < match.begin)
+    if (text_begin < match.begin) {
       on_text(text.substr(text_begin, match.begin - text_begin), text_begin == 0);
+    }
     on_token(*match.token);
     text_begin = match.end;
   }
-  if (text_begin < text.size()) on_text(text.substr(text_begin), text_begin == 0);
+  if (text_begin < text.size()) {
+    on_text(text.substr(text_begin), text_begin == 0);
+  }
 }
 
 void EncodeSegment(const BpePipeline& pipeline,
@@ -67,7 +70,9 @@ void EncodeSegment(const SentencePiecePipeline& pipeline,
 
 std::unique_ptr<EncodeScratch> ScratchPool::Take() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (idle_.empty()) return std::make_unique<EncodeScratch>();
+  if (idle_.empty()) {
+    return std::make_unique<EncodeScratch>();
+  }
   std::unique_ptr<EncodeScratch> scratch = std::move(idle_.back());
   idle_.pop_back();
   return scratch;
@@ -110,7 +115,9 @@ std::vector<int32_t> Tokenizer::Encode(std::string_view text, EncodeOptions opti
 std::string Tokenizer::Decode(std::span<const int32_t> ids, bool skip_special) const {
   StreamingDetokenizer detokenizer(*this, skip_special);
   std::string text;
-  for (const int32_t id : ids) detokenizer.Append(id, &text);
+  for (const int32_t id : ids) {
+    detokenizer.Append(id, &text);
+  }
   return text + detokenizer.Flush();
 }
 
@@ -120,13 +127,16 @@ int32_t Tokenizer::vocab_size() const {
 
 std::optional<int32_t> Tokenizer::TokenToId(std::string_view token) const {
   const auto found = state_->id_of_token.find(token);
-  if (found == state_->id_of_token.end()) return std::nullopt;
+  if (found == state_->id_of_token.end()) {
+    return std::nullopt;
+  }
   return found->second;
 }
 
 std::optional<std::string_view> Tokenizer::IdToToken(int32_t id) const {
-  if (id < 0 || id >= vocab_size() || state_->token_text[static_cast<size_t>(id)].empty())
+  if (id < 0 || id >= vocab_size() || state_->token_text[static_cast<size_t>(id)].empty()) {
     return std::nullopt;
+  }
   return state_->token_text[static_cast<size_t>(id)];
 }
 

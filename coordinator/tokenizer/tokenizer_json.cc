@@ -7,7 +7,9 @@ namespace {
 
 Result<std::vector<AddedToken>> ReadAddedTokens(const JsonAt& list) {
   std::vector<AddedToken> tokens;
-  if (list.is_null()) return tokens;
+  if (list.is_null()) {
+    return tokens;
+  }
   VARVE_RETURN_IF_ERROR(list.RequireArray());
   for (size_t i = 0; i < list.size(); ++i) {
     const JsonAt token = list.Element(i);
@@ -35,32 +37,48 @@ Result<std::optional<int32_t>> ReadTemplate(const JsonAt& processor) {
     }
     const JsonAt special = item.Field("SpecialToken");
     VARVE_RETURN_IF_ERROR(special.RequireObject());
-    if (seen_text || bos_id) return item.Unsupported("(a token other than one before the text)");
+    if (seen_text || bos_id) {
+      return item.Unsupported("(a token other than one before the text)");
+    }
     VARVE_TRY(const std::string name, special.Field("id").AsString());
     VARVE_RETURN_IF_ERROR(processor.Field("special_tokens").RequireObject());
     const JsonAt entry = processor.Field("special_tokens").Field(name);
     VARVE_RETURN_IF_ERROR(entry.RequireObject());
     VARVE_RETURN_IF_ERROR(entry.Field("ids").RequireArray());
-    if (entry.Field("ids").size() != 1) return entry.Field("ids").Bad("is not one id");
+    if (entry.Field("ids").size() != 1) {
+      return entry.Field("ids").Bad("is not one id");
+    }
     VARVE_TRY(bos_id, entry.Field("ids").Element(0).AsTokenId());
   }
   return bos_id;
 }
 
 Result<std::optional<int32_t>> ReadPostProcessor(const JsonAt& processor) {
-  if (processor.is_null()) return std::optional<int32_t>();
+  if (processor.is_null()) {
+    return std::optional<int32_t>();
+  }
   VARVE_RETURN_IF_ERROR(processor.RequireObject());
   VARVE_TRY(const std::string type, processor.Field("type").AsString());
-  if (type == "ByteLevel") return std::optional<int32_t>();
-  if (type == "TemplateProcessing") return ReadTemplate(processor);
-  if (type != "Sequence") return processor.Field("type").Unsupported("'" + type + "'");
+  if (type == "ByteLevel") {
+    return std::optional<int32_t>();
+  }
+  if (type == "TemplateProcessing") {
+    return ReadTemplate(processor);
+  }
+  if (type != "Sequence") {
+    return processor.Field("type").Unsupported("'" + type + "'");
+  }
   const JsonAt list = processor.Field("processors");
   VARVE_RETURN_IF_ERROR(list.RequireArray());
   std::optional<int32_t> bos_id;
   for (size_t i = 0; i < list.size(); ++i) {
     VARVE_TRY(const std::optional<int32_t> found, ReadPostProcessor(list.Element(i)));
-    if (found && bos_id) return list.Element(i).Unsupported("(a second token before the text)");
-    if (found) bos_id = found;
+    if (found && bos_id) {
+      return list.Element(i).Unsupported("(a second token before the text)");
+    }
+    if (found) {
+      bos_id = found;
+    }
   }
   return bos_id;
 }

@@ -18,7 +18,9 @@ Result<void> RequireBpe(const JsonAt& model) {
   // Files from before the type was written have merges only if they are BPE.
   if (!model.Field("type").is_null() || model.Field("merges").is_null()) {
     VARVE_TRY(const std::string type, model.Field("type").AsString());
-    if (type != "BPE") return model.Field("type").Unsupported("'" + type + "'");
+    if (type != "BPE") {
+      return model.Field("type").Unsupported("'" + type + "'");
+    }
   }
   VARVE_RETURN_IF_ERROR(model.RequireOnly({"type",
                                            "dropout",
@@ -31,10 +33,14 @@ Result<void> RequireBpe(const JsonAt& model) {
                                            "vocab",
                                            "merges"}));
   const JsonAt dropout = model.Field("dropout");
-  if (!dropout.is_null() && *dropout.value != 0.0) return dropout.Unsupported("other than 0");
+  if (!dropout.is_null() && *dropout.value != 0.0) {
+    return dropout.Unsupported("other than 0");
+  }
   for (const char* name : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     const JsonAt affix = model.Field(name);
-    if (!affix.is_null() && *affix.value != "") return affix.Unsupported("");
+    if (!affix.is_null() && *affix.value != "") {
+      return affix.Unsupported("");
+    }
   }
   return {};
 }
@@ -44,10 +50,13 @@ Result<void> SetTokenText(const JsonAt& where,
                           const std::string& text,
                           TokenizerJson* json) {
   const auto index = static_cast<size_t>(id);
-  if (index >= json->token_text.size()) json->token_text.resize(index + 1);
+  if (index >= json->token_text.size()) {
+    json->token_text.resize(index + 1);
+  }
   std::string& slot = json->token_text[index];
-  if (!slot.empty() && slot != text)
+  if (!slot.empty() && slot != text) {
     return where.Bad("gives the id " + std::to_string(id) + " to two tokens");
+  }
   slot = text;
   return {};
 }
@@ -57,7 +66,9 @@ Result<IdByText> ReadVocabulary(const JsonAt& vocab, bool is_byte_level, Tokeniz
   VARVE_RETURN_IF_ERROR(vocab.RequireObject());
   std::unordered_set<int32_t> special_ids;
   for (const AddedToken& token : json->added_tokens) {
-    if (token.special) special_ids.insert(token.id);
+    if (token.special) {
+      special_ids.insert(token.id);
+    }
   }
   IdByText id_by_text;
   id_by_text.reserve(vocab.size());
@@ -68,7 +79,9 @@ Result<IdByText> ReadVocabulary(const JsonAt& vocab, bool is_byte_level, Tokeniz
     VARVE_RETURN_IF_ERROR(SetTokenText(vocab, id, item.key(), json));
     id_by_text.emplace(item.key(), id);
     // Text never becomes a control token, even if it spells one.
-    if (special_ids.contains(id)) continue;
+    if (special_ids.contains(id)) {
+      continue;
+    }
     if (!is_byte_level) {
       json->bpe.vocabulary.emplace_back(item.key(), id);
     } else if (auto bytes = BytesOfByteLevelText(item.key())) {
@@ -123,8 +136,9 @@ std::vector<int32_t> ByteTokenIds(const IdByText& id_by_text) {
   for (unsigned byte = 0; byte < 256; ++byte) {
     char name[8];
     std::snprintf(name, sizeof(name), "<0x%02X>", byte);
-    if (const auto found = id_by_text.find(name); found != id_by_text.end())
+    if (const auto found = id_by_text.find(name); found != id_by_text.end()) {
       ids[byte] = found->second;
+    }
   }
   return ids;
 }
@@ -140,13 +154,18 @@ Result<void> ReadModelJson(const JsonAt& model, bool is_byte_level, TokenizerJso
   VARVE_TRY(const bool byte_fallback, model.Field("byte_fallback").AsBool(false));
   VARVE_TRY(const IdByText id_by_text, ReadVocabulary(model.Field("vocab"), is_byte_level, json));
   VARVE_TRY(bpe.merges, ReadMerges(model.Field("merges"), id_by_text));
-  if (byte_fallback && is_byte_level)
+  if (byte_fallback && is_byte_level) {
     return model.Field("byte_fallback").Unsupported("with ByteLevel");
-  if (byte_fallback) bpe.byte_fallback_ids = ByteTokenIds(id_by_text);
+  }
+  if (byte_fallback) {
+    bpe.byte_fallback_ids = ByteTokenIds(id_by_text);
+  }
   if (const JsonAt unk = model.Field("unk_token"); !unk.is_null()) {
     VARVE_TRY(const std::string text, unk.AsString());
     const auto found = id_by_text.find(text);
-    if (found == id_by_text.end()) return unk.Bad("is not in the vocabulary");
+    if (found == id_by_text.end()) {
+      return unk.Bad("is not in the vocabulary");
+    }
     bpe.unk_id = found->second;
   }
   return {};

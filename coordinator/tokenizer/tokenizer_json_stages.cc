@@ -22,7 +22,9 @@ Result<std::string> TypeOf(const JsonAt& stage) {
 Result<std::string> ReadLiteral(const JsonAt& pattern) {
   VARVE_RETURN_IF_ERROR(pattern.RequireOnly({"String"}));
   VARVE_TRY(std::string literal, pattern.Field("String").AsString());
-  if (literal.empty()) return pattern.Bad("is empty");
+  if (literal.empty()) {
+    return pattern.Bad("is empty");
+  }
   return literal;
 }
 
@@ -88,7 +90,9 @@ Result<SplitRule> ReadSplit(const JsonAt& stage) {
   }
   VARVE_TRY(const std::string text, pattern.Field("Regex").AsString());
   auto regex = Regex::Compile(text);
-  if (!regex) return Error{regex.error().code, pattern.path + ": " + regex.error().message};
+  if (!regex) {
+    return Error{regex.error().code, pattern.path + ": " + regex.error().message};
+  }
   return SplitRule{std::move(regex).value(), behavior, invert};
 }
 
@@ -98,9 +102,15 @@ Result<MetaspaceRule::Prepend> ReadPrependScheme(const JsonAt& stage) {
     return add_prefix_space ? MetaspaceRule::Prepend::kAlways : MetaspaceRule::Prepend::kNever;
   }
   VARVE_TRY(const std::string scheme, stage.Field("prepend_scheme").AsString());
-  if (scheme == "always") return MetaspaceRule::Prepend::kAlways;
-  if (scheme == "never") return MetaspaceRule::Prepend::kNever;
-  if (scheme == "first") return MetaspaceRule::Prepend::kFirst;
+  if (scheme == "always") {
+    return MetaspaceRule::Prepend::kAlways;
+  }
+  if (scheme == "never") {
+    return MetaspaceRule::Prepend::kNever;
+  }
+  if (scheme == "first") {
+    return MetaspaceRule::Prepend::kFirst;
+  }
   return stage.Field("prepend_scheme").Unsupported("'" + scheme + "'");
 }
 
@@ -109,7 +119,9 @@ Result<MetaspaceRule> ReadMetaspace(const JsonAt& stage) {
       {"type", "replacement", "prepend_scheme", "add_prefix_space", "split", "str_rep"}));
   MetaspaceRule rule;
   VARVE_TRY(rule.replacement, stage.Field("replacement").AsString());
-  if (rule.replacement.empty()) return stage.Field("replacement").Bad("is empty");
+  if (rule.replacement.empty()) {
+    return stage.Field("replacement").Bad("is empty");
+  }
   VARVE_TRY(rule.prepend, ReadPrependScheme(stage));
   VARVE_TRY(const bool split, stage.Field("split").AsBool(true));
   if (split) {
@@ -123,7 +135,9 @@ Result<void> AppendByteLevel(const JsonAt& stage, PreTokenizerJson* result) {
       stage.RequireOnly({"type", "add_prefix_space", "trim_offsets", "use_regex"}));
   VARVE_TRY(const bool add_prefix_space, stage.Field("add_prefix_space").AsBool(true));
   VARVE_TRY(const bool use_regex, stage.Field("use_regex").AsBool(true));
-  if (add_prefix_space) result->steps.emplace_back(PrefixSpaceRule());
+  if (add_prefix_space) {
+    result->steps.emplace_back(PrefixSpaceRule());
+  }
   if (use_regex) {
     VARVE_TRY(Regex regex, Regex::Compile(kByteLevelPattern));
     result->steps.emplace_back(SplitRule{std::move(regex), SplitBehavior::kIsolated, false});
@@ -135,9 +149,12 @@ Result<void> AppendByteLevel(const JsonAt& stage, PreTokenizerJson* result) {
 Result<void> AppendPreTokenizer(const JsonAt& stage, int depth, PreTokenizerJson* result) {
   VARVE_TRY(const std::string type, TypeOf(stage));
   // Behind ByteLevel the reference library cuts the byte-level spelling, not the text.
-  if (result->is_byte_level)
+  if (result->is_byte_level) {
     return stage.Field("type").Unsupported("'" + type + "' behind ByteLevel");
-  if (type == "ByteLevel") return AppendByteLevel(stage, result);
+  }
+  if (type == "ByteLevel") {
+    return AppendByteLevel(stage, result);
+  }
   if (type == "Split") {
     VARVE_TRY(SplitRule rule, ReadSplit(stage));
     result->steps.emplace_back(std::move(rule));
@@ -168,7 +185,9 @@ Result<void> AppendDecoder(const JsonAt& stage, int* progress, DecoderSpec* spec
   const std::initializer_list<std::string_view> order = {
       "Replace", "ByteFallback", "Fuse", "Strip"};
   const auto place = std::find(order.begin(), order.end(), type);
-  if (place == order.end()) return stage.Field("type").Unsupported("'" + type + "' in a Sequence");
+  if (place == order.end()) {
+    return stage.Field("type").Unsupported("'" + type + "' in a Sequence");
+  }
   const auto rank = static_cast<int>(place - order.begin());
   if (rank < *progress || (rank == 3 && *progress != 2)) {
     return stage.Field("type").Unsupported("'" + type + "' at this place of a Sequence");
@@ -184,8 +203,9 @@ Result<void> AppendDecoder(const JsonAt& stage, int* progress, DecoderSpec* spec
     VARVE_TRY(const std::string content, stage.Field("content").AsString());
     VARVE_TRY(const int64_t start, stage.Field("start").AsInt());
     VARVE_TRY(const int64_t stop, stage.Field("stop").AsInt());
-    if (content != " " || start < 0 || stop != 0)
+    if (content != " " || start < 0 || stop != 0) {
       return stage.Unsupported("(other than blanks at the start)");
+    }
     spec->num_stripped_spaces = static_cast<size_t>(start);
   }
   return {};
@@ -217,7 +237,9 @@ Result<DecoderSpec> ReadDecoderJson(const JsonAt& decoder) {
   } else if (type == "Metaspace") {
     VARVE_TRY(const MetaspaceRule rule, ReadMetaspace(decoder));
     spec.replacements.push_back({rule.replacement, " "});
-    if (rule.prepend != MetaspaceRule::Prepend::kNever) spec.first_token_drops = rule.replacement;
+    if (rule.prepend != MetaspaceRule::Prepend::kNever) {
+      spec.first_token_drops = rule.replacement;
+    }
   } else if (type == "Sequence") {
     const JsonAt list = decoder.Field("decoders");
     VARVE_RETURN_IF_ERROR(list.RequireArray());

@@ -23,7 +23,9 @@ Result<std::vector<AddedToken>> MergeAddedTokens(std::vector<AddedToken> tokens,
       return token.id == added.id;
     });
     const auto index = static_cast<size_t>(added.id);
-    if (index >= token_text->size()) token_text->resize(index + 1);
+    if (index >= token_text->size()) {
+      token_text->resize(index + 1);
+    }
     std::string& text = (*token_text)[index];
     if (!text.empty() && text != added.content) {
       return Error{ErrorCode::kBadModel,
@@ -31,7 +33,9 @@ Result<std::vector<AddedToken>> MergeAddedTokens(std::vector<AddedToken> tokens,
                        " is '" + added.content + "' but the vocabulary says '" + text + "'."};
     }
     text = added.content;
-    if (same_id == tokens.end()) tokens.push_back(added);
+    if (same_id == tokens.end()) {
+      tokens.push_back(added);
+    }
   }
   return tokens;
 }
@@ -102,8 +106,9 @@ Result<void> TokenizerBuilder::ReadSentencePiece(const std::string& path) {
   HashAddedTokens(config_.added_tokens, &hasher);
   hasher.Update(config_.prefix_every_segment ? "prefix" : "");
   state_->content_hash = hasher.Digest();
-  if (config_.eos_token.empty() && eos_id >= 0)
+  if (config_.eos_token.empty() && eos_id >= 0) {
     config_.eos_token = token_text[static_cast<size_t>(eos_id)];
+  }
   state_->token_text = std::move(token_text);
   VARVE_RETURN_IF_ERROR(AddTokens(std::move(tokens), std::move(decoder)));
   return SetEnds(bos_id, bos_id.has_value());
@@ -115,7 +120,9 @@ Result<void> TokenizerBuilder::AddTokens(std::vector<AddedToken> tokens, Decoder
   state_->is_special.resize(state_->token_text.size());
   auto* pipeline = std::get_if<BpePipeline>(&state_->pipeline);
   for (const AddedToken& token : merged) {
-    if (token.special) state_->is_special[static_cast<size_t>(token.id)] = true;
+    if (token.special) {
+      state_->is_special[static_cast<size_t>(token.id)] = true;
+    }
     if (pipeline == nullptr || !token.normalized) {
       state_->raw_added.Add(token.content, token);
       continue;
@@ -125,8 +132,9 @@ Result<void> TokenizerBuilder::AddTokens(std::vector<AddedToken> tokens, Decoder
   }
   state_->decoder = Decoder(std::move(decoder), state_->token_text, merged);
   for (size_t id = 0; id < state_->token_text.size(); ++id) {
-    if (!state_->token_text[id].empty())
+    if (!state_->token_text[id].empty()) {
       state_->id_of_token.emplace(state_->token_text[id], static_cast<int32_t>(id));
+    }
   }
   return {};
 }
@@ -136,7 +144,9 @@ Result<void> TokenizerBuilder::SetEnds(std::optional<int32_t> bos_id_of_file,
                                        bool adds_bos_by_default) {
   const auto id_of = [this](const std::string& token, const char* field) -> Result<int32_t> {
     const auto found = state_->id_of_token.find(token);
-    if (found != state_->id_of_token.end()) return found->second;
+    if (found != state_->id_of_token.end()) {
+      return found->second;
+    }
     return Error{ErrorCode::kBadModel,
                  "tokenizer_config.json: " + std::string(field) + " '" + token +
                      "' is not in the vocabulary."};
@@ -149,10 +159,13 @@ Result<void> TokenizerBuilder::SetEnds(std::optional<int32_t> bos_id_of_file,
     return Error{ErrorCode::kBadModel,
                  "tokenizer.json: post_processor names an id that is not in the vocabulary."};
   }
-  if (config_.add_bos_token.value_or(adds_bos_by_default)) state_->bos_id = bos_id;
+  if (config_.add_bos_token.value_or(adds_bos_by_default)) {
+    state_->bos_id = bos_id;
+  }
   state_->bos_token = config_.bos_token;
-  if (state_->bos_token.empty() && bos_id)
+  if (state_->bos_token.empty() && bos_id) {
     state_->bos_token = state_->token_text[static_cast<size_t>(*bos_id)];
+  }
   state_->eos_token = config_.eos_token;
   std::vector<int32_t> eos_ids = config_.eos_ids;
   if (!config_.eos_token.empty()) {

@@ -21,17 +21,24 @@ class WordCache {
 
   // The ids of `word`, valid until the next Store; empty if not remembered.
   std::span<const int32_t> Find(std::string_view word) {
-    if (word.size() > kMaxWordBytes || slots_.empty()) return {};
-    const Slot& slot = SlotOf(word);
-    if (slot.num_bytes != word.size() || std::memcmp(slot.bytes, word.data(), word.size()) != 0)
+    if (word.size() > kMaxWordBytes || slots_.empty()) {
       return {};
+    }
+    const Slot& slot = SlotOf(word);
+    if (slot.num_bytes != word.size() || std::memcmp(slot.bytes, word.data(), word.size()) != 0) {
+      return {};
+    }
     return {slot.ids, slot.num_ids};
   }
 
   // Words and ids that do not fit a slot are not remembered.
   void Store(std::string_view word, std::span<const int32_t> ids) {
-    if (word.empty() || word.size() > kMaxWordBytes || ids.size() > kMaxIds) return;
-    if (slots_.empty()) slots_.resize(kNumSlots);
+    if (word.empty() || word.size() > kMaxWordBytes || ids.size() > kMaxIds) {
+      return;
+    }
+    if (slots_.empty()) {
+      slots_.resize(kNumSlots);
+    }
     Slot& slot = SlotOf(word);
     slot.num_bytes = static_cast<uint8_t>(word.size());
     slot.num_ids = static_cast<uint8_t>(ids.size());
