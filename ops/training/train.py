@@ -35,7 +35,7 @@ class Stage:
     mix: dict[str, float]  # share of each kind of sequence
 
 
-# Two cycles: the first ends in a usable model, the second starts again at a high rate with denser and longer sequences.
+# Two cycles: the first ends in a usable model, the second starts again at a high rate, with more text and longer sequences.
 STAGES = (
     Stage(60, 64, 48, (1e-3, 1e-3), {"copying": 1.0}),
     Stage(800, 192, 12, (1e-3, 1e-3), {"facts_only": 0.9, "copying": 0.1}),
@@ -44,8 +44,9 @@ STAGES = (
     Stage(200, 1024, 3, (7e-4, 4e-5), {"facts_only": 0.2, "document": 0.75, "prose": 0.05}),
     Stage(300, 512, 8, (8e-4, 8e-4), {"facts_only": 0.2, "document": 0.7, "copying": 0.02, "chat": 0.03, "prose": 0.05}),
     Stage(900, 512, 8, (8e-4, 6e-4), {"facts_only": 0.25, "document": 0.6, "copying": 0.02, "chat": 0.02, "prose": 0.11}),
-    Stage(700, 1024, 6, (6e-4, 3e-4), {"facts_only": 0.25, "document": 0.63, "chat": 0.02, "prose": 0.1}),
-    Stage(350, 2048, 4, (3e-4, 2e-5), {"facts_only": 0.3, "document": 0.62, "chat": 0.01, "prose": 0.07}),
+    Stage(301, 1024, 6, (6e-4, 4e-4), {"facts_only": 0.25, "document": 0.65, "chat": 0.02, "prose": 0.08}),
+    Stage(72, 2048, 4, (4e-4, 1.7e-4), {"facts_only": 0.3, "document": 0.62, "chat": 0.01, "prose": 0.07}),
+    Stage(40, 4096, 2, (1.7e-4, 1e-5), {"facts_only": 0.35, "document": 0.61, "prose": 0.04}),
 )
 
 
