@@ -47,6 +47,46 @@ HWY_INLINE hn::Vec<FourTag> SumFour(D d, hn::Vec<D> a, hn::Vec<D> b, hn::Vec<D> 
                  hn::BitCast(four, hn::InterleaveUpper(pairs, ab, ce)));
 }
 
+// Keeps the compiler from loading a value again for each use: two loads per cycle are fewer than
+// the FMAs would take.
+template <class V>
+HWY_INLINE void KeepInRegister(V& value) {
+#if defined(__GNUC__) && defined(__x86_64__)
+  asm("" : "+v"(value.raw));
+#else
+  (void)value;
+#endif
+}
+
+// scores[row * kTileTokens + t] = sum over the lanes of sum[row][t].
+template <size_t kRows, size_t kTokens, class D>
+HWY_INLINE void StoreSums(D d,
+                          const hn::Vec<D> (&sum)[kRows][kTokens],
+                          float* HWY_RESTRICT scores) {
+  if constexpr (kTokens % 4 == 0) {
+    for (size_t row = 0; row < kRows; ++row) {
+      for (size_t t = 0; t < kTokens; t += 4) {
+        const auto four =
+            SumFour(d, sum[row][t], sum[row][t + 1], sum[row][t + 2], sum[row][t + 3]);
+        hn::StoreU(four, FourTag(), scores + row * kTileTokens + t);
+      }
+    }
+  } else if constexpr (kTokens == 2 && kRows % 2 == 0) {
+    const hn::Half<FourTag> two;
+    for (size_t row = 0; row < kRows; row += 2) {
+      const auto four = SumFour(d, sum[row][0], sum[row][1], sum[row + 1][0], sum[row + 1][1]);
+      hn::StoreU(hn::LowerHalf(two, four), two, scores + row * kTileTokens);
+      hn::StoreU(hn::UpperHalf(two, four), two, scores + (row + 1) * kTileTokens);
+    }
+  } else {
+    for (size_t row = 0; row < kRows; ++row) {
+      for (size_t t = 0; t < kTokens; ++t) {
+        scores[row * kTileTokens + t] = SumLanes(d, sum[row][t]);
+      }
+    }
+  }
+}
+
 // Scores of kRows queries with kTokens keys: scores[row * kTileTokens + token].
 template <size_t kRows, size_t kTokens, class D, class Reader>
 HWY_INLINE void ScoreTokens(D d,
@@ -72,28 +112,15 @@ HWY_INLINE void ScoreTokens(D d,
     }
 #pragma GCC unroll 4
     for (size_t row = 0; row < kRows; ++row) {
-      const V query = hn::LoadU(d, q + row * head_dim + i);
+      V query = hn::LoadU(d, q + row * head_dim + i);
+      KeepInRegister(query);
 #pragma GCC unroll 8
       for (size_t t = 0; t < kTokens; ++t) {
         sum[row][t] = hn::MulAdd(query, key[t], sum[row][t]);
       }
     }
   }
-  if constexpr (kTokens % 4 == 0) {
-    for (size_t row = 0; row < kRows; ++row) {
-      for (size_t t = 0; t < kTokens; t += 4) {
-        const auto four =
-            SumFour(d, sum[row][t], sum[row][t + 1], sum[row][t + 2], sum[row][t + 3]);
-        hn::StoreU(four, FourTag(), scores + row * kTileTokens + t);
-      }
-    }
-  } else {
-    for (size_t row = 0; row < kRows; ++row) {
-      for (size_t t = 0; t < kTokens; ++t) {
-        scores[row * kTileTokens + t] = SumLanes(d, sum[row][t]);
-      }
-    }
-  }
+  StoreSums<kRows, kTokens>(d, sum, scores);
 }
 
 // Scores of kRows queries with tokens [begin, end) of a tile that starts at `token` of the run.
@@ -217,6 +244,7 @@ void AttendTileFew(D d, const AttendBlock& block, const AttendTile& tile, FewScr
   }
   SoftmaxArgs args;
   args.softcap = params.logit_softcap;
+  args.window = params.window;
   args.per_view = params.lse_per_view != nullptr;
   if constexpr (Reader::kScaled) {
     for (size_t i = begin; i < end; ++i) {
@@ -253,17 +281,11 @@ void AttendTileFew(D d, const AttendBlock& block, const AttendTile& tile, FewScr
     }
   }
   const size_t lanes = hn::Lanes(d);
-  const size_t padded_begin = begin / lanes * lanes;
-  const size_t padded_end = (end + lanes - 1) / lanes * lanes;
+  const Columns columns{begin / lanes * lanes, (end + lanes - 1) / lanes * lanes};
   for (size_t row = 0; row < rows; ++row) {
-    const int64_t position = block.position(static_cast<int32_t>(row));
     float* scores = scratch.scores + row * kTileTokens;
-    if (tile.indices != nullptr) {
-      MaskIndices(tile, params.window, position, scores);
-    }
-    const AttendTile::Range range = tile.Visible(params.window, position);
-    scratch.corrections[row] = SoftmaxRow(
-        d, args, padded_begin, padded_end, range.begin, range.end, scores, &scratch.states[row]);
+    PrepareScores(d, args, tile, columns, block.position(static_cast<int32_t>(row)), scores);
+    scratch.corrections[row] = SoftmaxRow(d, args, columns, scores, &scratch.states[row]);
   }
   for (size_t row = 0, count; row < rows; row += count) {
     count = NextRows(rows - row);
@@ -305,6 +327,8 @@ void AttendFewWith(D d, const AttendBlock& block) {
   scratch.key_scales = scratch.scores + kFewRows * kTileTokens;
   scratch.value_scales = scratch.key_scales + kTileTokens;
   scratch.weights = scratch.value_scales + kTileTokens;
+  // Read to the end of the last vector, used only up to the last token: must be numbers.
+  std::fill(scratch.key_scales, scratch.weights + kTileTokens, 0.0F);
   GatherQueries(block, scratch.q);
   std::fill(block.o, block.o + block.num_rows() * block.o_stride, 0.0F);
   for (size_t index = block.view_begin; index < block.view_end; ++index) {

@@ -117,26 +117,22 @@ void AttendTileMany(const AttendBlock& block, const AttendTile& tile, ManyScratc
   if (tile.Visible(params.window, first).begin >= static_cast<int32_t>(end)) {
     return;
   }
-  const size_t padded_end = (end + width - 1) / width * width;
+  const Columns columns{begin, (end + width - 1) / width * width};
   const Reader reader(*tile.view, block.kv_head, head_dim);
   // 2. Scores, then weights of the values.
   ScoreTile(block, reader, tile.first_token, begin, end, scratch);
   SoftmaxArgs args;
   args.softcap = params.logit_softcap;
+  args.window = params.window;
   args.per_view = params.lse_per_view != nullptr;
   if (tile.weights != nullptr) {
     std::copy(tile.weights + begin, tile.weights + end, scratch.weights + begin);
     args.weights = scratch.weights;
   }
   for (int32_t row = 0; row < block.num_rows(); ++row) {
-    const int64_t position = block.position(row);
     float* scores = scratch.scores + row * kTileTokens;
-    if (tile.indices != nullptr) {
-      MaskIndices(tile, params.window, position, scores);
-    }
-    const AttendTile::Range range = tile.Visible(params.window, position);
-    scratch.corrections[row] = SoftmaxRow(
-        GemmTag(), args, begin, padded_end, range.begin, range.end, scores, &scratch.states[row]);
+    PrepareScores(GemmTag(), args, tile, columns, block.position(row), scores);
+    scratch.corrections[row] = SoftmaxRow(GemmTag(), args, columns, scores, &scratch.states[row]);
   }
   // 3. Values.
   PackValues(reader, tile.first_token, begin, end, head_dim, scratch.value_panels);
@@ -172,6 +168,8 @@ void AttendManyOnTarget(const AttendBlock& block) {
   const AttendParams& params = *block.params;
   ManyScratch scratch = LayOutScratch(block);
   std::fill(scratch.states, scratch.states + block.num_rows(), RowState());
+  // Read to the end of the last vector, used only up to the last token: must be numbers.
+  std::fill(scratch.weights, scratch.weights + kTileTokens, 0.0F);
   GatherQueries(block, scratch.q);
   std::fill(block.o, block.o + block.num_rows() * block.o_stride, 0.0F);
   for (size_t index = block.view_begin; index < block.view_end; ++index) {

@@ -130,47 +130,69 @@ struct SoftmaxArgs {
   const float* value_scales = nullptr;  // multiply the weights of the values; null: ones
   const float* weights = nullptr;       // of pruned pages, multiply the exponentials; null: ones
   float softcap = 0.0F;
+  int64_t window = 0;
   bool per_view = false;  // also keep RowState::view_*
 };
 
-// Turns the scores of columns [begin, end) into the weights of the values, relative to the row's
-// new maximum, and zero elsewhere in [first, last). Returns the factor for what the row has summed
-// up before. REQUIRES: first and last - first are multiples of the vector length, first <= begin,
-// end <= last.
+// The columns of a tile that are computed, [first, last), both multiples of the vector length.
+struct Columns {
+  size_t first;
+  size_t last;
+};
+
+// Scales and caps the scores of one row, and makes those that the query at `position` does not see
+// -infinity.
 template <class D>
-HWY_INLINE float SoftmaxRow(D d,
-                            const SoftmaxArgs& args,
-                            size_t first,
-                            size_t last,
-                            size_t begin,
-                            size_t end,
-                            float* scores,
-                            RowState* state) {
-  const size_t lanes = hn::Lanes(d);
-  const auto none = hn::Set(d, -INFINITY);
+HWY_INLINE void PrepareScores(D d,
+                              const SoftmaxArgs& args,
+                              const AttendTile& tile,
+                              Columns columns,
+                              int64_t position,
+                              float* scores) {
   if (args.key_scales != nullptr) {
-    for (size_t i = first; i < last; i += lanes) {
-      hn::StoreU(
-          hn::Mul(hn::LoadU(d, scores + i), hn::LoadU(d, args.key_scales + i)), d, scores + i);
+    for (size_t i = columns.first; i < columns.last; i += hn::Lanes(d)) {
+      const auto scale = hn::LoadU(d, args.key_scales + i);
+      hn::StoreU(hn::Mul(hn::LoadU(d, scores + i), scale), d, scores + i);
     }
   }
   if (args.softcap > 0.0F) {
     const auto cap = hn::Set(d, args.softcap);
     const auto inverse = hn::Set(d, 1.0F / args.softcap);
-    for (size_t i = first; i < last; i += lanes) {
+    for (size_t i = columns.first; i < columns.last; i += hn::Lanes(d)) {
       const auto bent = hn::Tanh(d, hn::Mul(hn::LoadU(d, scores + i), inverse));
       hn::StoreU(hn::Mul(cap, bent), d, scores + i);
     }
   }
-  std::fill(scores + first, scores + std::min(begin, last), -INFINITY);
-  std::fill(scores + std::max(end, first), scores + last, -INFINITY);
-  auto max_lanes = none;
-  for (size_t i = first; i < last; i += lanes) {
+  const AttendTile::Range range = tile.Visible(args.window, position);
+  const size_t begin = std::clamp<size_t>(range.begin, columns.first, columns.last);
+  const size_t end = std::clamp<size_t>(range.end, columns.first, columns.last);
+  std::fill(scores + columns.first, scores + begin, -INFINITY);
+  std::fill(scores + end, scores + columns.last, -INFINITY);
+  if (tile.indices != nullptr) {
+    for (size_t i = begin; i < end; ++i) {
+      if (!tile.Sees(args.window, position, static_cast<int32_t>(i))) {
+        scores[i] = -INFINITY;
+      }
+    }
+  }
+}
+
+// Turns prepared scores into the weights of the values, relative to the row's new maximum. Returns
+// the factor for what the row has summed up before.
+template <class D>
+HWY_INLINE float SoftmaxRow(D d,
+                            const SoftmaxArgs& args,
+                            Columns columns,
+                            float* scores,
+                            RowState* state) {
+  const size_t lanes = hn::Lanes(d);
+  auto max_lanes = hn::Set(d, -INFINITY);
+  for (size_t i = columns.first; i < columns.last; i += lanes) {
     max_lanes = hn::Max(max_lanes, hn::LoadU(d, scores + i));
   }
   const float tile_max = hn::GetLane(hn::MaxOfLanes(d, max_lanes));
   if (tile_max == -INFINITY) {
-    std::fill(scores + first, scores + last, 0.0F);
+    std::fill(scores + columns.first, scores + columns.last, 0.0F);
     return 1.0F;
   }
   const float new_max = std::max(state->max, tile_max);
@@ -179,7 +201,7 @@ HWY_INLINE float SoftmaxRow(D d,
   const float reference = args.per_view ? tile_max : new_max;
   const float factor = args.per_view ? std::exp(tile_max - new_max) : 1.0F;
   auto sum_lanes = hn::Zero(d);
-  for (size_t i = first; i < last; i += lanes) {
+  for (size_t i = columns.first; i < columns.last; i += lanes) {
     auto p = FastExp(d, hn::Sub(hn::LoadU(d, scores + i), hn::Set(d, reference)));
     if (args.weights != nullptr) {
       p = hn::Mul(p, hn::LoadU(d, args.weights + i));
@@ -204,15 +226,6 @@ HWY_INLINE float SoftmaxRow(D d,
     state->view_max = view_max;
   }
   return correction;
-}
-
-// Pruned pages: scores of kept tokens that the query does not see become -infinity.
-inline void MaskIndices(const AttendTile& tile, int64_t window, int64_t position, float* scores) {
-  for (int32_t i = 0; i < tile.num_tokens; ++i) {
-    if (!tile.Sees(window, position, i)) {
-      scores[i] = -INFINITY;
-    }
-  }
 }
 
 // Stores the block's result: rows divided by their sums, and lse.

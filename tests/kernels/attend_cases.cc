@@ -129,8 +129,9 @@ std::string CompareArrays(const std::vector<float>& actual,
       }
       continue;
     }
+    const double difference = std::fabs(value - expected[i]);
     const double excess =
-        std::fabs(value - expected[i]) / (absolute + relative * std::fabs(expected[i]));
+        difference == 0.0 ? 0.0 : difference / (absolute + relative * std::fabs(expected[i]));
     if (excess > worst_excess) {
       worst_excess = excess;
       worst = i;

@@ -1,0 +1,342 @@
+#include "kernels/codec/codec.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "kernels/codec/bf16_block.h"
+#include "kernels/codec/int8_block.h"
+#include "kernels/cpu/simd_targets.h"
+#include "kernels/dense.h"
+#include "proto/base/rng.h"
+
+namespace varve {
+namespace {
+
+constexpr RunShape kShapes[] = {{1, 8, 1}, {2, 64, 128}, {3, 80, 33}, {1, 256, 40}, {2, 20, 7}};
+
+struct Tokens {
+  std::vector<float> k;
+  std::vector<float> v;
+};
+
+// `kind`: 0 normal, 1 heavy tailed, 2 constant, 3 tiny, 4 huge, 5 zeros.
+Tokens MakeTokens(const RunShape& shape, int kind, uint64_t seed) {
+  Rng rng(seed);
+  const auto value = [&rng, kind]() -> float {
+    const float x = rng.NextNormal();
+    switch (kind) {
+      case 1:
+        return x * x * x * std::exp(3.0F * rng.NextNormal());
+      case 2:
+        return 0.75F;
+      case 3:
+        return x * 1e-38F;
+      case 4:
+        return x * 1e37F;
+      case 5:
+        return 0.0F;
+      default:
+        return x;
+    }
+  };
+  Tokens tokens;
+  const size_t count =
+      static_cast<size_t>(shape.token_capacity) * shape.num_kv_heads * shape.head_dim;
+  for (size_t i = 0; i < count; ++i) {
+    tokens.k.push_back(value());
+    tokens.v.push_back(value());
+  }
+  return tokens;
+}
+
+size_t TokenValues(const RunShape& shape) {
+  return static_cast<size_t>(shape.num_kv_heads) * shape.head_dim;
+}
+
+std::vector<std::byte> EncodeAll(const Codec& codec, const RunShape& shape, const Tokens& tokens) {
+  std::vector<std::byte> out(codec.EncodedBytes(shape), std::byte{0xee});
+  codec.Encode(shape,
+               0,
+               shape.token_capacity,
+               tokens.k.data(),
+               tokens.v.data(),
+               TokenValues(shape),
+               nullptr,
+               out);
+  return out;
+}
+
+Tokens DecodeAll(const Codec& codec, const RunShape& shape, std::span<const std::byte> encoded) {
+  Tokens tokens;
+  tokens.k.resize(TokenValues(shape) * shape.token_capacity);
+  tokens.v.resize(tokens.k.size());
+  codec.Decode(shape, 0, shape.token_capacity, encoded, nullptr, tokens.k.data(), tokens.v.data());
+  return tokens;
+}
+
+// What a codec promises for one value of a row of `head_dim` values.
+double ErrorBound(const Codec& codec, std::span<const float> row, float value) {
+  if (codec.id() == CodecId::kF32) {
+    return 0.0;
+  }
+  if (codec.id() == CodecId::kBf16) {
+    return std::fabs(value) / 256.0 + 1e-40;
+  }
+  double largest = 0.0;
+  for (const float x : row) {
+    largest = std::max<double>(largest, std::fabs(x));
+  }
+  return largest / 127.0 * (1.0 + 1.0 / 128.0) / 2.0 * (1.0 + 1e-6) + 1e-40;
+}
+
+class CodecOnTarget : public testing::Test {
+ protected:
+  void TearDown() override { UseBestSimdTarget(); }
+};
+
+TEST_F(CodecOnTarget, DecodedValuesAreWithinTheBound) {
+  for (const Codec* codec : AllCodecs()) {
+    for (const RunShape& shape : kShapes) {
+      for (int kind = 0; kind <= 5; ++kind) {
+        const Tokens tokens = MakeTokens(shape, kind, 17 + kind);
+        const Tokens decoded = DecodeAll(*codec, shape, EncodeAll(*codec, shape, tokens));
+        for (size_t i = 0; i < tokens.k.size(); ++i) {
+          const size_t row = i / shape.head_dim * shape.head_dim;
+          const std::span<const float> k_row(tokens.k.data() + row, shape.head_dim);
+          const std::span<const float> v_row(tokens.v.data() + row, shape.head_dim);
+          ASSERT_LE(std::fabs(static_cast<double>(decoded.k[i]) - tokens.k[i]),
+                    ErrorBound(*codec, k_row, tokens.k[i]))
+              << codec->name() << " kind " << kind << " value " << tokens.k[i];
+          ASSERT_LE(std::fabs(static_cast<double>(decoded.v[i]) - tokens.v[i]),
+                    ErrorBound(*codec, v_row, tokens.v[i]))
+              << codec->name() << " kind " << kind << " value " << tokens.v[i];
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CodecOnTarget, EveryTargetWritesTheSameBytesAndReadsTheSameValues) {
+  for (const Codec* codec : AllCodecs()) {
+    for (const RunShape& shape : kShapes) {
+      for (int kind = 0; kind <= 5; ++kind) {
+        const Tokens tokens = MakeTokens(shape, kind, 91 + kind);
+        UseBestSimdTarget();
+        const std::vector<std::byte> bytes = EncodeAll(*codec, shape, tokens);
+        const Tokens decoded = DecodeAll(*codec, shape, bytes);
+        for (const SimdTarget& target : SimdTargets()) {
+          ForceSimdTarget(target);
+          EXPECT_EQ(EncodeAll(*codec, shape, tokens), bytes) << codec->name() << " " << target.name;
+          const Tokens again = DecodeAll(*codec, shape, bytes);
+          EXPECT_EQ(again.k, decoded.k) << codec->name() << " " << target.name;
+          EXPECT_EQ(again.v, decoded.v) << codec->name() << " " << target.name;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CodecOnTarget, Int8BytesAreThoseOfTheScalarMeaning) {
+  const Codec& codec = *FindCodec(CodecId::kInt8).value();
+  for (const SimdTarget& target : SimdTargets()) {
+    ForceSimdTarget(target);
+    for (const RunShape& shape : kShapes) {
+      Tokens tokens = MakeTokens(shape, 1, 5);
+      tokens.k[0] = std::numeric_limits<float>::quiet_NaN();
+      tokens.v[1] = std::numeric_limits<float>::infinity();
+      tokens.v.back() = -std::numeric_limits<float>::infinity();
+      const std::vector<std::byte> bytes = EncodeAll(codec, shape, tokens);
+      const size_t head_dim = shape.head_dim;
+      for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
+        const Int8HeadLayout at = Int8LayoutOfHead(head, shape.token_capacity, head_dim);
+        for (int32_t token = 0; token < shape.token_capacity; ++token) {
+          const float* row = tokens.v.data() + token * TokenValues(shape) + head * head_dim;
+          float largest = 0.0F;
+          for (size_t i = 0; i < head_dim; ++i) {
+            largest = std::max(largest, std::fabs(Int8Sanitize(row[i])));
+          }
+          uint16_t scale;
+          std::memcpy(&scale, bytes.data() + at.v_scales + token * sizeof(scale), sizeof(scale));
+          ASSERT_EQ(scale, Int8Scale(largest));
+          for (size_t i = 0; i < head_dim; ++i) {
+            const std::byte code = bytes[at.v_codes + token * head_dim + i];
+            ASSERT_EQ(static_cast<int8_t>(code), Int8Code(row[i], scale))
+                << target.name << " value " << row[i];
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CodecOnTarget, InfiniteAndNanInputsDecodeToNumbers) {
+  const Codec& codec = *FindCodec(CodecId::kInt8).value();
+  const RunShape shape{1, 8, 1};
+  Tokens tokens = MakeTokens(shape, 0, 3);
+  tokens.k[0] = std::numeric_limits<float>::quiet_NaN();
+  tokens.v[0] = -std::numeric_limits<float>::infinity();
+  const Tokens decoded = DecodeAll(codec, shape, EncodeAll(codec, shape, tokens));
+  EXPECT_EQ(decoded.k[0], 0.0F);
+  EXPECT_NEAR(decoded.k[1], tokens.k[1], 0.05);
+  EXPECT_LT(decoded.v[0], -2.9e38F);
+  EXPECT_TRUE(std::isfinite(decoded.v[0]));
+}
+
+TEST(Codec, BitsPerValueCountEverythingStored) {
+  const RunShape shape{3, 64, 128};
+  EXPECT_DOUBLE_EQ(FindCodec("f32").value()->BitsPerValue(shape), 32.0);
+  EXPECT_DOUBLE_EQ(FindCodec("bf16").value()->BitsPerValue(shape), 16.0);
+  // One bfloat16 scale per token, head and side.
+  EXPECT_DOUBLE_EQ(FindCodec("int8").value()->BitsPerValue(shape), 8.0 + 16.0 / 64.0);
+  EXPECT_DOUBLE_EQ(FindCodec("int8").value()->BitsPerValue({3, 128, 128}), 8.0 + 16.0 / 128.0);
+}
+
+TEST(Codec, AppendingTokensEqualsEncodingThemAtOnce) {
+  for (const Codec* codec : AllCodecs()) {
+    if (!codec->appendable()) {
+      continue;
+    }
+    const RunShape shape{2, 32, 50};
+    const Tokens tokens = MakeTokens(shape, 0, 23);
+    const std::vector<std::byte> at_once = EncodeAll(*codec, shape, tokens);
+    std::vector<std::byte> appended(at_once.size());
+    for (int32_t token = 0, count = 1; token < shape.token_capacity;
+         token += count, count = 1 + count % 4) {
+      count = std::min(count, shape.token_capacity - token);
+      const size_t offset = token * TokenValues(shape);
+      codec->Encode(shape,
+                    token,
+                    count,
+                    tokens.k.data() + offset,
+                    tokens.v.data() + offset,
+                    TokenValues(shape),
+                    nullptr,
+                    appended);
+    }
+    EXPECT_EQ(appended, at_once) << codec->name();
+  }
+}
+
+TEST(Codec, TokenStrideSkipsWhatIsNotOfTheRun) {
+  for (const Codec* codec : AllCodecs()) {
+    const RunShape shape{2, 16, 6};
+    const Tokens tokens = MakeTokens(shape, 0, 29);
+    const size_t stride = TokenValues(shape) + 13;
+    Tokens wide;
+    wide.k.assign(stride * shape.token_capacity, 1e9F);
+    wide.v.assign(stride * shape.token_capacity, 1e9F);
+    for (int32_t token = 0; token < shape.token_capacity; ++token) {
+      std::copy_n(tokens.k.data() + token * TokenValues(shape),
+                  TokenValues(shape),
+                  wide.k.data() + token * stride);
+      std::copy_n(tokens.v.data() + token * TokenValues(shape),
+                  TokenValues(shape),
+                  wide.v.data() + token * stride);
+    }
+    std::vector<std::byte> out(codec->EncodedBytes(shape));
+    codec->Encode(
+        shape, 0, shape.token_capacity, wide.k.data(), wide.v.data(), stride, nullptr, out);
+    EXPECT_EQ(out, EncodeAll(*codec, shape, tokens)) << codec->name();
+  }
+}
+
+TEST(Codec, PartsOfARunDecodeAlone) {
+  for (const Codec* codec : AllCodecs()) {
+    const RunShape shape{2, 24, 40};
+    const std::vector<std::byte> bytes = EncodeAll(*codec, shape, MakeTokens(shape, 0, 31));
+    const Tokens whole = DecodeAll(*codec, shape, bytes);
+    std::vector<float> k(5 * TokenValues(shape));
+    std::vector<float> v(k.size());
+    codec->Decode(shape, 11, 5, bytes, nullptr, k.data(), v.data());
+    EXPECT_TRUE(std::equal(k.begin(), k.end(), whole.k.begin() + 11 * TokenValues(shape)))
+        << codec->name();
+    EXPECT_TRUE(std::equal(v.begin(), v.end(), whole.v.begin() + 11 * TokenValues(shape)))
+        << codec->name();
+  }
+}
+
+TEST(Codec, RoomThatInt8DoesNotFillIsZero) {
+  const Codec& codec = *FindCodec(CodecId::kInt8).value();
+  const RunShape shape{2, 16, 10};
+  const Tokens tokens = MakeTokens(shape, 0, 37);
+  std::vector<std::byte> once(codec.EncodedBytes(shape), std::byte{0x11});
+  std::vector<std::byte> again(codec.EncodedBytes(shape), std::byte{0x77});
+  codec.Encode(shape, 0, 7, tokens.k.data(), tokens.v.data(), TokenValues(shape), nullptr, once);
+  codec.Encode(shape, 0, 7, tokens.k.data(), tokens.v.data(), TokenValues(shape), nullptr, again);
+  EXPECT_EQ(once, again);
+}
+
+TEST(Bf16, ScalarRoundsToNearestEvenAndKeepsNan) {
+  EXPECT_EQ(FloatToBf16(1.0F), 0x3f80);
+  EXPECT_EQ(FloatToBf16(1.00390625F), 0x3f80);  // a tie: down to even
+  EXPECT_EQ(FloatToBf16(1.01171875F), 0x3f82);  // a tie: up to even
+  EXPECT_EQ(FloatToBf16(-2.5F), 0xc020);
+  EXPECT_EQ(FloatToBf16(INFINITY), 0x7f80);
+  EXPECT_EQ(FloatToBf16(3.4e38F), 0x7f80);
+  EXPECT_TRUE(std::isnan(Bf16ToFloat(FloatToBf16(NAN))));
+  for (uint64_t seed = 0; seed < 1000; ++seed) {
+    const float x = std::fabs(Rng(seed).NextNormal()) * 1e-20F;
+    const float up = Bf16ToFloat(FloatToBf16RoundUp(x));
+    EXPECT_GE(up, x);
+    EXPECT_LE(up, x * (1.0F + 1.0F / 128.0F));
+  }
+}
+
+TEST_F(CodecOnTarget, NarrowToBf16EqualsTheScalarOnEveryBitPattern) {
+  std::vector<float> values;
+  for (uint32_t high = 0; high < 65536; ++high) {
+    for (const uint32_t low : {0x0000U, 0x0001U, 0x7fffU, 0x8000U, 0x8001U, 0xffffU}) {
+      const uint32_t bits = high << 16 | low;
+      float value;
+      std::memcpy(&value, &bits, sizeof(value));
+      values.push_back(value);
+    }
+  }
+  std::vector<uint16_t> expected;
+  for (const float value : values) {
+    expected.push_back(FloatToBf16(value));
+  }
+  for (const SimdTarget& target : SimdTargets()) {
+    ForceSimdTarget(target);
+    std::vector<uint16_t> narrow(values.size());
+    NarrowToBf16(values.data(), values.size(), narrow.data());
+    EXPECT_EQ(narrow, expected) << target.name;
+  }
+}
+
+TEST(Registry, FindsEveryCodecByIdAndName) {
+  for (const Codec* codec : AllCodecs()) {
+    EXPECT_EQ(FindCodec(codec->id()).value(), codec);
+    EXPECT_EQ(FindCodec(codec->name()).value(), codec);
+    EXPECT_GE(codec->version(), 1);
+  }
+}
+
+TEST(Registry, SaysWhatItHasWhenItDoesNotHaveIt) {
+  const Result<const Codec*> by_name = FindCodec("int9");
+  ASSERT_FALSE(by_name.has_value());
+  EXPECT_EQ(by_name.error().code, ErrorCode::kInvalidArgument);
+  EXPECT_THAT(by_name.error().message, testing::HasSubstr("f32, bf16, int8"));
+  const Result<const Codec*> by_id = FindCodec(static_cast<CodecId>(999));
+  ASSERT_FALSE(by_id.has_value());
+  EXPECT_EQ(by_id.error().code, ErrorCode::kCodecMismatch);
+  EXPECT_THAT(by_id.error().message, testing::HasSubstr("999"));
+}
+
+TEST(CodecDeathTest, RefusesABufferOfAnotherSize) {
+  const RunShape shape{1, 8, 4};
+  const Tokens tokens = MakeTokens(shape, 0, 1);
+  for (const Codec* codec : AllCodecs()) {
+    std::vector<std::byte> small(codec->EncodedBytes(shape) - 1);
+    EXPECT_DEATH(codec->Encode(shape, 0, 4, tokens.k.data(), tokens.v.data(), 8, nullptr, small),
+                 "EncodedBytes");
+  }
+}
+
+}  // namespace
+}  // namespace varve
