@@ -50,37 +50,9 @@ Result<std::shared_ptr<ResidentPage>> Adopt(std::vector<std::byte> bytes,
 
 class Cursor final : public PageCursor {
  public:
-  Cursor(const PageCursorDeps& deps, uint16_t layer, std::vector<PageSegment> segments)
-      : deps_(deps), layer_(layer), segments_(std::move(segments)) {
-    Rewind();
-    ahead_ = Request();
-  }
-  ~Cursor() override {
-    Drain(ahead_);
-    Drain(current_);
-  }
-
-  Result<std::span<const KvView>> Next() override {
-    views_.clear();
-    Drain(current_);
-    current_ = std::move(ahead_);
-    ahead_ = Batch{};
-    if (current_.slots.empty()) {
-      current_ = Request();  // the end, or there was no room beside the batch before
-    }
-    if (current_.failure) {
-      return *current_.failure;
-    }
-    ahead_ = Request();
-    VARVE_RETURN_IF_ERROR(Receive(current_));
-    for (Slot& slot : current_.slots) {
-      VARVE_RETURN_IF_ERROR(AddViews(slot));
-    }
-    if (views_.empty() && !current_.slots.empty()) {
-      return Next();
-    }
-    return std::span<const KvView>(views_);
-  }
+  Cursor(const PageCursorDeps& deps, uint16_t layer, std::vector<PageSegment> segments);
+  ~Cursor() override;
+  Result<std::span<const KvView>> Next() override;
 
  private:
   struct Slot {
@@ -93,8 +65,8 @@ class Cursor final : public PageCursor {
   struct Read {
     const PageSegment* segment = nullptr;
     std::vector<PageKey> keys;
-    std::future<Result<Records>> records;
     std::vector<size_t> slots;
+    std::future<Result<Records>> records;
   };
   struct Batch {
     std::vector<Slot> slots;
@@ -102,172 +74,20 @@ class Cursor final : public PageCursor {
     std::optional<Error> failure;
   };
 
-  void Rewind() {
-    segment_ = 0;
-    page_ = segments_.empty() ? 0 : segments_[0].grid.NextOwned(segments_[0].first_page);
-    SkipEmpty();
-  }
-  void SkipEmpty() {
-    while (segment_ < segments_.size() && page_ >= segments_[segment_].end_page) {
-      ++segment_;
-      if (segment_ < segments_.size()) {
-        page_ = segments_[segment_].grid.NextOwned(segments_[segment_].first_page);
-      }
-    }
-  }
-  void Advance() {
-    page_ = segments_[segment_].grid.NextOwned(page_ + 1);
-    SkipEmpty();
-  }
-
-  // The next batch: pins what is resident, charges and requests the rest. A batch without slots is
-  // the end, or, while another batch holds the room, none yet.
-  Batch Request() {
-    Batch batch;
-    uint64_t fetched_bytes = 0;
-    while (segment_ < segments_.size() && batch.slots.size() < kBatchPagesMax) {
-      const PageSegment& segment = segments_[segment_];
-      Slot slot{&segment, page_, nullptr, nullptr, {}};
-      if (segment.source == PageSegment::Source::kUnsealed) {
-        const auto run = segment.runs->find(page_);
-        slot.run = run == segment.runs->end() ? nullptr : &run->second;
-      } else {
-        slot.record = deps_.host->Find(segment.IdOf(page_, layer_));
-      }
-      if (slot.run != nullptr || slot.record != nullptr) {
-        ++deps_.counters->page_reads_host;
-      } else if (segment.source != PageSegment::Source::kUnsealed && deps_.disk != nullptr) {
-        const uint64_t bytes = RecordBytes(segment) + HostTier::kRecordOverheadBytes;
-        if (fetched_bytes > 0 && fetched_bytes + bytes > deps_.host->read_share()) {
-          break;
-        }
-        auto charge = deps_.host->Reserve(bytes, "a page read from disk");
-        if (!charge) {
-          if (batch.slots.empty() && current_.slots.empty()) {
-            batch.failure = charge.error();
-          }
-          break;
-        }
-        slot.charge = std::move(charge).value();
-        fetched_bytes += bytes;
-        if (batch.reads.empty() || batch.reads.back().segment != &segment) {
-          batch.reads.push_back(Read{&segment, {}, {}, {}});
-        }
-        batch.reads.back().keys.push_back(segment.IdOf(page_, layer_).key);
-        batch.reads.back().slots.push_back(batch.slots.size());
-      }
-      batch.slots.push_back(std::move(slot));
-      Advance();
-    }
-    for (Read& read : batch.reads) {
-      read.records =
-          read.segment->source == PageSegment::Source::kTail
-              ? deps_.disk->GetTailPages(read.segment->tail_version, std::move(read.keys))
-              : deps_.disk->GetPages(std::move(read.keys));
-    }
-    return batch;
-  }
-
-  uint64_t RecordBytes(const PageSegment& segment) const {
-    const PageIdentity identity = segment.IdentityOf(page_, layer_, deps_.sealer->ShapeOf(1));
-    return segment.source == PageSegment::Source::kTail
-               ? deps_.sealer->TailBytes(segment.policy, identity)
-               : deps_.sealer->SealedBytes(segment.policy, identity);
-  }
-
-  // Waits for all of the batch's reads, then keeps in the host tier what it admits.
-  Result<void> Receive(Batch& batch) {
-    std::vector<Result<Records>> received;
-    for (Read& read : batch.reads) {
-      received.push_back(Await(read.records, *deps_.counters));
-    }
-    const std::vector<Read> reads = std::move(batch.reads);
-    batch.reads.clear();
-    for (size_t r = 0; r < reads.size(); ++r) {
-      if (!received[r]) {
-        return std::move(received[r]).error();
-      }
-      for (size_t i = 0; i < reads[r].slots.size(); ++i) {
-        VARVE_RETURN_IF_ERROR(Keep(batch.slots[reads[r].slots[i]], std::move((*received[r])[i])));
-      }
-    }
-    return {};
-  }
-
-  Result<void> Keep(Slot& slot, std::vector<std::byte> bytes) {
-    const PageIdentity identity =
-        slot.segment->IdentityOf(slot.page, layer_, deps_.sealer->ShapeOf(1));
-    VARVE_TRY(slot.record,
-              Adopt(std::move(bytes), identity, std::move(slot.charge), *deps_.counters));
-    ++deps_.counters->page_reads_disk;
-    const RecordId id = slot.segment->IdOf(slot.page, layer_);
-    if (!deps_.host->Contains(id) && deps_.host->MayStay()) {
-      deps_.host->Insert(id, slot.record, true);
-    }
-    return {};
-  }
-
-  Result<void> AddViews(Slot& slot) {
-    const PageSegment& segment = *slot.segment;
-    const int64_t end = segment.visible_end;
-    if (segment.source == PageSegment::Source::kUnsealed) {
-      if (slot.run == nullptr) {
-        return Missing(segment.IdOf(slot.page, layer_).key);
-      }
-      const UnsealedRun& run = *slot.run;
-      const int64_t tokens = std::min<int64_t>(run.token_capacity, end - run.first_position);
-      AddView(
-          segment.policy.exact->id(), run.bytes, run.token_capacity, tokens, run.first_position);
-      return {};
-    }
-    if (slot.record == nullptr) {
-      return Missing(segment.IdOf(slot.page, layer_).key);
-    }
-    auto used = slot.record->Use();
-    if (!used) {
-      deps_.counters->checksum_failures += used.error().code == ErrorCode::kPageCorrupt ? 1 : 0;
-      return std::move(used).error();
-    }
-    for (const PageRun& run : (*used)->runs) {
-      const int64_t first_position = (*used)->identity.first_position + run.first_token;
-      const int64_t tokens = std::min<int64_t>(run.num_tokens, end - first_position);
-      if (tokens < run.num_tokens &&
-          (run.token_indices != nullptr || run.token_weights != nullptr)) {
-        return Error{ErrorCode::kUnsupported,
-                     DescribeKey((*used)->identity.key) + " is pruned and cannot be cut short"};
-      }
-      AddView(run.codec->id(), run.encoded, run.token_capacity, tokens, first_position);
-      if (tokens > 0) {
-        views_.back().token_indices = run.token_indices;
-        views_.back().token_weights = run.token_weights;
-      }
-    }
-    return {};
-  }
-
+  void Advance(int64_t page);
+  Batch Request();
+  bool AddSlot(Batch& batch, uint64_t& fetched_bytes);
+  uint64_t RecordBytes(const PageSegment& segment) const;
+  Result<void> Receive(Batch& batch);
+  Result<void> Keep(Slot& slot, std::vector<std::byte> bytes);
+  Result<void> AddViews(Slot& slot);
+  Result<void> AddRecordViews(const PageRecord& record, int64_t visible_end);
   void AddView(CodecId codec,
                std::span<const std::byte> encoded,
                int32_t token_capacity,
                int64_t num_tokens,
-               int64_t first_position) {
-    if (num_tokens > 0) {
-      KvView view{codec};
-      view.encoded = encoded;
-      view.token_capacity = token_capacity;
-      view.num_tokens = static_cast<int32_t>(num_tokens);
-      view.first_position = first_position;
-      views_.push_back(view);
-    }
-  }
-
-  // The bytes of a read in flight belong to the I/O threads: they stay charged until those are
-  // done.
-  static void Drain(Batch& batch) {
-    for (Read& read : batch.reads) {
-      read.records.wait();
-    }
-    batch = Batch{};
-  }
+               int64_t first_position);
+  static void Drain(Batch& batch);
 
   PageCursorDeps deps_;
   uint16_t layer_;
@@ -278,6 +98,203 @@ class Cursor final : public PageCursor {
   Batch ahead_;
   std::vector<KvView> views_;
 };
+
+Cursor::Cursor(const PageCursorDeps& deps, uint16_t layer, std::vector<PageSegment> segments)
+    : deps_(deps), layer_(layer), segments_(std::move(segments)) {
+  if (!segments_.empty()) {
+    Advance(segments_[0].first_page);
+  }
+  ahead_ = Request();
+}
+
+Cursor::~Cursor() {
+  Drain(ahead_);
+  Drain(current_);
+}
+
+// The bytes of a read in flight belong to the I/O threads: they stay charged until those are done.
+void Cursor::Drain(Batch& batch) {
+  for (Read& read : batch.reads) {
+    read.records.wait();
+  }
+  batch = Batch{};
+}
+
+// To the first owned page at or behind `page`, in this segment or a later one.
+void Cursor::Advance(int64_t page) {
+  page_ = segments_[segment_].grid.NextOwned(page);
+  while (page_ >= segments_[segment_].end_page) {
+    if (++segment_ == segments_.size()) {
+      return;
+    }
+    page_ = segments_[segment_].grid.NextOwned(segments_[segment_].first_page);
+  }
+}
+
+Result<std::span<const KvView>> Cursor::Next() {
+  views_.clear();
+  do {
+    Drain(current_);
+    current_ = std::exchange(ahead_, Batch{});
+    if (current_.slots.empty()) {
+      current_ = Request();  // the end, or there was no room beside the batch before
+    }
+    if (current_.failure) {
+      return *current_.failure;
+    }
+    ahead_ = Request();
+    VARVE_RETURN_IF_ERROR(Receive(current_));
+    for (Slot& slot : current_.slots) {
+      VARVE_RETURN_IF_ERROR(AddViews(slot));
+    }
+  } while (views_.empty() && !current_.slots.empty());
+  return std::span<const KvView>(views_);
+}
+
+// The next batch: pins what is resident, charges and requests the rest. A batch without slots is
+// the end, or, while another batch holds the room, none yet.
+Cursor::Batch Cursor::Request() {
+  Batch batch;
+  uint64_t fetched_bytes = 0;
+  while (segment_ < segments_.size() && batch.slots.size() < kBatchPagesMax &&
+         AddSlot(batch, fetched_bytes)) {
+    Advance(page_ + 1);
+  }
+  for (Read& read : batch.reads) {
+    read.records = read.segment->source == PageSegment::Source::kTail
+                       ? deps_.disk->GetTailPages(read.segment->tail_version, std::move(read.keys))
+                       : deps_.disk->GetPages(std::move(read.keys));
+  }
+  return batch;
+}
+
+// Adds the page that comes next. False: the batch is full, or there is no room.
+bool Cursor::AddSlot(Batch& batch, uint64_t& fetched_bytes) {
+  const PageSegment& segment = segments_[segment_];
+  const bool unsealed = segment.source == PageSegment::Source::kUnsealed;
+  Slot slot{&segment, page_, nullptr, nullptr, {}};
+  if (unsealed) {
+    const auto run = segment.runs->find(page_);
+    slot.run = run == segment.runs->end() ? nullptr : &run->second;
+  } else {
+    slot.record = deps_.host->Find(segment.IdOf(page_, layer_));
+  }
+  if (slot.run != nullptr || slot.record != nullptr) {
+    ++deps_.counters->page_reads_host;
+  } else if (!unsealed && deps_.disk != nullptr) {
+    const uint64_t bytes = RecordBytes(segment) + HostTier::kRecordOverheadBytes;
+    if (fetched_bytes > 0 && fetched_bytes + bytes > deps_.host->read_share()) {
+      return false;
+    }
+    auto charge = deps_.host->Reserve(bytes, "a page read from disk");
+    if (!charge) {
+      if (batch.slots.empty() && current_.slots.empty()) {
+        batch.failure = charge.error();
+      }
+      return false;
+    }
+    slot.charge = std::move(charge).value();
+    fetched_bytes += bytes;
+    if (batch.reads.empty() || batch.reads.back().segment != &segment) {
+      batch.reads.push_back(Read{&segment, {}, {}, {}});
+    }
+    batch.reads.back().keys.push_back(segment.IdOf(page_, layer_).key);
+    batch.reads.back().slots.push_back(batch.slots.size());
+  }
+  batch.slots.push_back(std::move(slot));
+  return true;
+}
+
+uint64_t Cursor::RecordBytes(const PageSegment& segment) const {
+  const PageIdentity identity = segment.IdentityOf(page_, layer_, deps_.sealer->ShapeOf(1));
+  return segment.source == PageSegment::Source::kTail
+             ? deps_.sealer->TailBytes(segment.policy, identity)
+             : deps_.sealer->SealedBytes(segment.policy, identity);
+}
+
+// Waits for all of the batch's reads, then keeps in the host tier what it admits.
+Result<void> Cursor::Receive(Batch& batch) {
+  std::vector<Result<Records>> received;
+  for (Read& read : batch.reads) {
+    received.push_back(Await(read.records, *deps_.counters));
+  }
+  const std::vector<Read> reads = std::exchange(batch.reads, {});
+  for (size_t r = 0; r < reads.size(); ++r) {
+    if (!received[r]) {
+      return std::move(received[r]).error();
+    }
+    for (size_t i = 0; i < reads[r].slots.size(); ++i) {
+      VARVE_RETURN_IF_ERROR(Keep(batch.slots[reads[r].slots[i]], std::move((*received[r])[i])));
+    }
+  }
+  return {};
+}
+
+Result<void> Cursor::Keep(Slot& slot, std::vector<std::byte> bytes) {
+  const PageIdentity identity =
+      slot.segment->IdentityOf(slot.page, layer_, deps_.sealer->ShapeOf(1));
+  VARVE_TRY(slot.record,
+            Adopt(std::move(bytes), identity, std::move(slot.charge), *deps_.counters));
+  ++deps_.counters->page_reads_disk;
+  const RecordId id = slot.segment->IdOf(slot.page, layer_);
+  if (!deps_.host->Contains(id) && deps_.host->MayStay()) {
+    deps_.host->Insert(id, slot.record, true);
+  }
+  return {};
+}
+
+Result<void> Cursor::AddViews(Slot& slot) {
+  const PageSegment& segment = *slot.segment;
+  if (slot.run != nullptr) {
+    const UnsealedRun& run = *slot.run;
+    const int64_t tokens =
+        std::min<int64_t>(run.token_capacity, segment.visible_end - run.first_position);
+    AddView(segment.policy.exact->id(), run.bytes, run.token_capacity, tokens, run.first_position);
+    return {};
+  }
+  if (slot.record == nullptr) {
+    return Missing(segment.IdOf(slot.page, layer_).key);
+  }
+  auto record = slot.record->Use();
+  if (!record) {
+    deps_.counters->checksum_failures += record.error().code == ErrorCode::kPageCorrupt ? 1 : 0;
+    return std::move(record).error();
+  }
+  return AddRecordViews(**record, segment.visible_end);
+}
+
+Result<void> Cursor::AddRecordViews(const PageRecord& record, int64_t visible_end) {
+  for (const PageRun& run : record.runs) {
+    const int64_t first_position = record.identity.first_position + run.first_token;
+    const int64_t tokens = std::min<int64_t>(run.num_tokens, visible_end - first_position);
+    const bool pruned = run.token_indices != nullptr || run.token_weights != nullptr;
+    if (tokens < run.num_tokens && pruned) {
+      return Error{ErrorCode::kUnsupported,
+                   DescribeKey(record.identity.key) + " is pruned and cannot be cut short"};
+    }
+    AddView(run.codec->id(), run.encoded, run.token_capacity, tokens, first_position);
+    if (tokens > 0) {
+      views_.back().token_indices = run.token_indices;
+      views_.back().token_weights = run.token_weights;
+    }
+  }
+  return {};
+}
+
+void Cursor::AddView(CodecId codec,
+                     std::span<const std::byte> encoded,
+                     int32_t token_capacity,
+                     int64_t num_tokens,
+                     int64_t first_position) {
+  if (num_tokens > 0) {
+    KvView view{codec};
+    view.encoded = encoded;
+    view.token_capacity = token_capacity;
+    view.num_tokens = static_cast<int32_t>(num_tokens);
+    view.first_position = first_position;
+    views_.push_back(view);
+  }
+}
 
 }  // namespace
 

@@ -221,14 +221,6 @@ Result<void> AttachToRun(const SectionBytes& row,
 
 }  // namespace
 
-std::string DescribeKey(const PageKey& key) {
-  return fmt::format("{} {} layer {} page {}",
-                     key.space == PageKey::Space::kContext ? "context" : "sequence",
-                     key.owner,
-                     key.first_layer,
-                     key.page);
-}
-
 size_t PageRecordBytes(std::span<const Section> sections) {
   std::vector<Section> copy(sections.begin(), sections.end());
   return LayOut(copy);
@@ -308,21 +300,86 @@ std::vector<std::byte> PageRecordWriter::Finish() && {
   header.commit_version = identity_.commit_version;
   header.record_bytes = bytes_.size();
   std::memcpy(bytes_.data(), &header, sizeof(header));
-  header.checksum = Checksum(identity_.key, bytes_);
-  std::memcpy(bytes_.data() + kChecksumOffset, &header.checksum, sizeof(header.checksum));
+  VARVE_CHECK(RewriteChecksum(identity_.key, bytes_));
   return std::move(bytes_);
 }
+
+bool RewriteChecksum(const PageKey& key, std::span<std::byte> record) {
+  if (record.size() < sizeof(HeaderBytes)) {
+    return false;
+  }
+  const uint64_t checksum = Checksum(key, record);
+  std::memcpy(record.data() + kChecksumOffset, &checksum, sizeof(checksum));
+  return true;
+}
+
+namespace {
+
+Result<void> ParseSection(const SectionBytes& row,
+                          size_t index,
+                          std::span<const std::byte> body,
+                          const PageIdentity& expected,
+                          std::span<size_t> run_of_row,
+                          PageRecord& record) {
+  switch (static_cast<SectionKind>(row.kind)) {
+    case SectionKind::kRun: {
+      VARVE_TRY(const PageRun run, ParseRun(row, body, expected));
+      run_of_row[index] = record.runs.size();
+      record.runs.push_back(run);
+      return {};
+    }
+    case SectionKind::kTokenIndices:
+    case SectionKind::kTokenWeights:
+      return AttachToRun(row, body, expected, run_of_row, record.runs);
+    case SectionKind::kKeyMinMax:
+      if (row.codec_version != kKeyMinMaxVersion ||
+          row.codec_id != static_cast<uint16_t>(CodecId::kBf16)) {
+        return Error{ErrorCode::kVersionSkew,
+                     fmt::format("{} has key bounds of layout {}; this build reads layout {}",
+                                 DescribeKey(expected.key),
+                                 row.codec_version,
+                                 kKeyMinMaxVersion)};
+      }
+      if (row.bytes != KeyMinMaxSection(expected, row.layer).bytes) {
+        return Corrupt(expected, "its key bounds do not have the size of the heads");
+      }
+      record.key_min_max = body;
+      return {};
+  }
+  return Error{ErrorCode::kVersionSkew,
+               fmt::format("{} has a section of kind {}, which this build does not know",
+                           DescribeKey(expected.key),
+                           row.kind)};
+}
+
+// Runs of a record of one layer lie in token order and leave no token out, unless tokens were
+// pruned.
+Result<void> CheckCoverage(const PageRecord& record) {
+  int32_t covered = 0;
+  for (const PageRun& run : record.runs) {
+    if (run.token_indices != nullptr) {
+      return {};
+    }
+    covered = run.first_token == covered ? covered + run.num_tokens : -1;
+  }
+  const bool one_layer = record.identity.key.first_layer == record.identity.key.last_layer;
+  return one_layer && covered != record.identity.num_tokens
+             ? Result<void>(Corrupt(record.identity, "its runs do not cover its tokens"))
+             : Result<void>();
+}
+
+}  // namespace
 
 Result<PageRecord> ParsePageRecord(std::span<const std::byte> bytes, const PageIdentity& expected) {
   VARVE_TRY(const HeaderBytes header, CheckEnvelope(bytes, expected));
   VARVE_RETURN_IF_ERROR(CheckIdentity(header, expected));
-  if (header.num_sections == 0 || header.num_sections > kMaxSections ||
-      sizeof(header) + header.num_sections * sizeof(SectionBytes) > bytes.size()) {
+  const size_t table_end = sizeof(header) + header.num_sections * sizeof(SectionBytes);
+  if (header.num_sections == 0 || header.num_sections > kMaxSections || table_end > bytes.size()) {
     return Corrupt(expected, "its section table does not fit");
   }
   PageRecord record{expected, {}, {}};
   std::vector<size_t> run_of_row(header.num_sections, SIZE_MAX);
-  uint64_t previous_end = sizeof(header) + header.num_sections * sizeof(SectionBytes);
+  uint64_t previous_end = table_end;
   for (size_t i = 0; i < header.num_sections; ++i) {
     SectionBytes row;
     std::memcpy(&row, bytes.data() + sizeof(header) + i * sizeof(row), sizeof(row));
@@ -332,39 +389,10 @@ Result<PageRecord> ParsePageRecord(std::span<const std::byte> bytes, const PageI
       return Corrupt(expected, "a section lies outside the record or its layers");
     }
     previous_end = row.offset + row.bytes;
-    const auto body = bytes.subspan(row.offset, row.bytes);
-    switch (static_cast<SectionKind>(row.kind)) {
-      case SectionKind::kRun: {
-        VARVE_TRY(PageRun run, ParseRun(row, body, expected));
-        run_of_row[i] = record.runs.size();
-        record.runs.push_back(run);
-        break;
-      }
-      case SectionKind::kTokenIndices:
-      case SectionKind::kTokenWeights:
-        VARVE_RETURN_IF_ERROR(AttachToRun(row, body, expected, run_of_row, record.runs));
-        break;
-      case SectionKind::kKeyMinMax:
-        if (row.codec_version != kKeyMinMaxVersion ||
-            row.codec_id != static_cast<uint16_t>(CodecId::kBf16)) {
-          return Error{ErrorCode::kVersionSkew,
-                       fmt::format("{} has key bounds of layout {}; this build reads layout {}",
-                                   DescribeKey(expected.key),
-                                   row.codec_version,
-                                   kKeyMinMaxVersion)};
-        }
-        if (row.bytes != KeyMinMaxSection(expected, row.layer).bytes) {
-          return Corrupt(expected, "its key bounds do not have the size of the heads");
-        }
-        record.key_min_max = body;
-        break;
-      default:
-        return Error{ErrorCode::kVersionSkew,
-                     fmt::format("{} has a section of kind {}, which this build does not know",
-                                 DescribeKey(expected.key),
-                                 row.kind)};
-    }
+    VARVE_RETURN_IF_ERROR(
+        ParseSection(row, i, bytes.subspan(row.offset, row.bytes), expected, run_of_row, record));
   }
+  VARVE_RETURN_IF_ERROR(CheckCoverage(record));
   return record;
 }
 

@@ -15,6 +15,7 @@
 
 #include "kernels/codec/codec.h"
 #include "kvstore/disk_tier.h"
+#include "kvstore/record_keys.h"
 #include "proto/base/result.h"
 
 namespace varve {
@@ -118,7 +119,8 @@ struct PageRecord {
 // kModelMismatch.
 Result<PageRecord> ParsePageRecord(std::span<const std::byte> bytes, const PageIdentity& expected);
 
-// "context 7 layer 3 page 12", for messages.
-std::string DescribeKey(const PageKey& key);
+// Writes the checksum of a record anew under `key`, whatever its bytes say; false if they are less
+// than a header. For tools and tests that change records on purpose.
+bool RewriteChecksum(const PageKey& key, std::span<std::byte> record);
 
 }  // namespace varve

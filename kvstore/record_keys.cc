@@ -1,5 +1,7 @@
 #include "kvstore/record_keys.h"
 
+#include <fmt/format.h>
+
 #include "proto/base/check.h"
 
 namespace varve {
@@ -69,6 +71,14 @@ std::string OwnerPrefix(uint64_t owner) {
   std::string row;
   AppendBigEndian(row, owner, 8);
   return row;
+}
+
+std::string DescribeKey(const PageKey& key) {
+  return fmt::format("{} {} layer {} page {}",
+                     key.space == PageKey::Space::kContext ? "context" : "sequence",
+                     key.owner,
+                     key.first_layer,
+                     key.page);
 }
 
 std::string KeyBytes(const PageKey& key) {

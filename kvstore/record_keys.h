@@ -39,6 +39,9 @@ std::string TextRowKey(ContextId context, uint64_t version, TextKind kind);
 // The first key of an owner in any column family, and of a version in those that have one.
 std::string OwnerPrefix(uint64_t owner);
 
+// "context 7 layer 3 page 12", for messages.
+std::string DescribeKey(const PageKey& key);
+
 // A page key with its space, as the checksum binds it: space 1, then PageRowKey.
 std::string KeyBytes(const PageKey& key);
 
