@@ -4,8 +4,6 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/attn_state.h"
-
 namespace varve {
 namespace {
 
@@ -34,8 +32,8 @@ Result<void> AttendSequence(Rank& rank, int32_t layer, const Batch::Part& part) 
   float* o = rank.o.data() + part.first_token * qo_heads * head_dim;
   float* lse = rank.lse.data() + part.first_token * qo_heads;
   std::fill_n(lse, part.num_tokens * qo_heads, kNoMass);
-  if (rank.errors[part.index]) {
-    return {};  // already failed on this rank: nothing to attend, the result is dropped
+  if (rank.errors[part.index] || rank.StoresOnly(part, layer)) {
+    return {};  // nobody reads the result: no state at all is as good
   }
   AttendParams params{
       .num_qo_heads = rank.config.num_qo_heads,
@@ -81,60 +79,81 @@ void MergeOwnHeads(Rank& rank) {
   const auto head_dim = static_cast<size_t>(rank.config.head_dim);
   const auto num_ranks = static_cast<size_t>(rank.communicator.size());
   const size_t width = rank.heads.count * head_dim;
-  ForTokenBlocks(
-      rank, rank.heads.count == 0 ? 0 : rank.num_tokens(), [&](size_t first, size_t count) {
-        constexpr size_t kMaxRanks = 256;
-        StateView states[kMaxRanks];
-        float weights[kMaxRanks];
-        VARVE_CHECK(num_ranks <= kMaxRanks);
-        for (size_t token = first; token < first + count; ++token) {
-          for (size_t r = 0; r < num_ranks; ++r) {
-            const ReceivedRows& o = rank.received[kMatrixO * num_ranks + r];
-            const ReceivedRows& lse = rank.received[kMatrixLse * num_ranks + r];
-            states[r] = {.o = o.data + token * o.stride, .lse = lse.data + token * lse.stride};
-          }
-          MergeStates({states, num_ranks},
-                      rank.heads.count,
-                      head_dim,
-                      {weights, num_ranks},
-                      rank.merged.data() + token * width);
-        }
-      });
+  const size_t num_tokens = rank.heads.count == 0 ? 0 : rank.num_tokens();
+  ForTokenBlocks(rank, num_tokens, [&](size_t first, size_t count) {
+    StateView states[kMaxStates];
+    for (size_t token = first; token < first + count; ++token) {
+      for (size_t r = 0; r < num_ranks; ++r) {
+        const ReceivedRows& o = rank.received[kMatrixO * num_ranks + r];
+        const ReceivedRows& lse = rank.received[kMatrixLse * num_ranks + r];
+        states[r] = {.o = o.data + token * o.stride, .lse = lse.data + token * lse.stride};
+      }
+      MergeStates(
+          {states, num_ranks}, rank.heads.count, head_dim, rank.merged.data() + token * width);
+    }
+  });
+}
+
+// A state that is not empty, and its share of the merged one.
+struct Share {
+  const float* o;
+  float weight;
+};
+
+// The non-empty states of one head, with weights that add up to one.
+size_t WeighStates(std::span<const StateView> states, size_t head, size_t head_dim, Share* shares) {
+  float highest = kNoMass;
+  for (const StateView& state : states) {
+    highest = std::max(highest, state.lse[head]);
+  }
+  size_t count = 0;
+  float total = 0.0F;
+  for (const StateView& state : states) {
+    if (state.lse[head] != kNoMass) {
+      shares[count] = {state.o + head * head_dim, std::exp(state.lse[head] - highest)};
+      total += shares[count++].weight;
+    }
+  }
+  for (size_t i = 0; i < count; ++i) {
+    shares[i].weight /= total;
+  }
+  return count;
+}
+
+// out = sum of weight * o over [first, first + kLanes) values, kept in registers.
+template <size_t kLanes>
+void MixValues(std::span<const Share> shares, size_t first, float* out) {
+  float sums[kLanes] = {};
+  for (const Share& share : shares) {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      sums[lane] += share.weight * share.o[first + lane];
+    }
+  }
+  std::copy_n(sums, kLanes, out + first);
 }
 
 }  // namespace
 
-void MergeStates(std::span<const StateView> states,
-                 size_t num_heads,
-                 size_t head_dim,
-                 std::span<float> weights,
-                 float* out) {
+void MergeStates(std::span<const StateView> states, size_t num_heads, size_t head_dim, float* out) {
+  constexpr size_t kBlock = 32;
+  VARVE_CHECK(states.size() <= kMaxStates);
+  Share shares[kMaxStates];
   for (size_t head = 0; head < num_heads; ++head) {
-    float highest = kNoMass;
-    for (const StateView& state : states) {
-      highest = std::max(highest, state.lse[head]);
-    }
+    const std::span<const Share> own{shares, WeighStates(states, head, head_dim, shares)};
     float* o = out + head * head_dim;
-    std::fill_n(o, head_dim, 0.0F);
-    if (highest == kNoMass) {
-      continue;
+    size_t d = 0;
+    for (; d + kBlock <= head_dim; d += kBlock) {
+      MixValues<kBlock>(own, d, o);
     }
-    float total = 0.0F;
-    for (size_t i = 0; i < states.size(); ++i) {
-      const float lse = states[i].lse[head];
-      weights[i] = lse == kNoMass ? 0.0F : std::exp(lse - highest);
-      total += weights[i];
+    for (; d < head_dim; ++d) {
+      MixValues<1>(own, d, o);
     }
-    for (size_t i = 0; i < states.size(); ++i) {
-      if (weights[i] == 0.0F) {
-        continue;
-      }
-      const float weight = weights[i] / total;
-      const float* from = states[i].o + head * head_dim;
-      for (size_t d = 0; d < head_dim; ++d) {
-        o[d] += weight * from[d];
-      }
-    }
+  }
+}
+
+void AppendKv(Rank& rank, int32_t layer) {
+  for (const Batch::Part& part : rank.batch.parts) {
+    AppendSequence(rank, layer, part);
   }
 }
 
@@ -143,8 +162,8 @@ Task RunAttention(Rank& rank, int32_t layer, AttentionOutput& output) {
   const auto head_dim = static_cast<size_t>(rank.config.head_dim);
   const auto qo_heads = static_cast<size_t>(rank.config.num_qo_heads);
   // 1. Every rank stores the k and v that it owns and attends over what it holds.
+  AppendKv(rank, layer);
   for (const Batch::Part& part : rank.batch.parts) {
-    AppendSequence(rank, layer, part);
     Result<void> attended = AttendSequence(rank, layer, part);
     if (!attended) {
       rank.FailSequence(part.index, std::move(attended).error());

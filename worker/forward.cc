@@ -85,14 +85,16 @@ void ProjectHeads(Rank& rank, const HeadProjection& projection) {
   });
 }
 
-void ProjectQkv(Rank& rank, int32_t layer) {
+void ProjectQkv(Rank& rank, int32_t layer, bool with_queries) {
   const LayerWeights& weights = rank.weights.layers[static_cast<size_t>(layer)];
   const int32_t rope = rank.config.layers[static_cast<size_t>(layer)].rope;
   const float* rope_table =
       rope >= 0 ? rank.rope_tables[static_cast<size_t>(rope)].data() : nullptr;
   const auto qo_heads = static_cast<size_t>(rank.config.num_qo_heads);
   const auto kv_heads = static_cast<size_t>(rank.config.num_kv_heads);
-  ProjectHeads(rank, {0, qo_heads, weights.q, weights.q_bias, &weights.q_norm, rope_table});
+  if (with_queries) {
+    ProjectHeads(rank, {0, qo_heads, weights.q, weights.q_bias, &weights.q_norm, rope_table});
+  }
   ProjectHeads(rank, {qo_heads, kv_heads, weights.k, weights.k_bias, &weights.k_norm, rope_table});
   ProjectHeads(rank, {qo_heads + kv_heads, kv_heads, weights.v, weights.v_bias, nullptr, nullptr});
 }
@@ -187,12 +189,18 @@ Task RunLayer(Rank& rank, int32_t layer) {
   co_await communicator.AllGather(rank.stream, rank.NextTag(), RowsOfX(rank));
 
   // 2. Own heads of q, k and v; every rank gets all.
-  ProjectQkv(rank, layer);
+  const bool stores_only = layer + 1 == rank.config.num_layers && !rank.batch.wants_logits;
+  ProjectQkv(rank, layer, !stores_only);
   const SharedColumns heads{.data = rank.qkv.data(),
                             .rows = rank.num_tokens(),
                             .stride = rank.qkv_stride,
                             .widths = rank.qkv_widths};
   co_await communicator.AllGather(rank.stream, rank.NextTag(), heads);
+
+  if (stores_only) {
+    AppendKv(rank, layer);
+    co_return;
+  }
 
   // 3. Attention over all workers' pages, then the output projection of the own heads, summed for
   // the own tokens.

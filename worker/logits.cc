@@ -113,9 +113,6 @@ void DeliverRows(Rank& rank, size_t first_row, size_t num_rows, std::span<Sequen
 Task RunLogits(Rank& rank, std::span<SequenceResult> results) {
   ListLogitTokens(rank);
   const size_t num_rows = rank.logit_tokens.size();
-  if (num_rows == 0) {
-    co_return;
-  }
   NormaliseWantedRows(rank);
   const SharedColumns wanted{
       .data = rank.x.data(), .rows = 1, .stride = rank.x.size(), .widths = rank.logit_row_widths};

@@ -53,8 +53,10 @@ struct Batch {
     size_t index = 0;        // in the step's list of work
     size_t first_token = 0;  // of the batch
     size_t num_tokens = 0;
+    bool wants_logits = false;  // of some of its tokens
   };
   std::vector<Part> parts;
+  bool wants_logits = false;         // some part does
   std::vector<int32_t> tokens;       // [T]
   std::vector<int64_t> positions;    // [T]
   std::vector<size_t> token_counts;  // [num_ranks]; tokens whose skip connection a rank holds
@@ -71,6 +73,11 @@ struct Rank {
   ExchangeTag NextTag() { return {epoch, step, exchange++}; }
   // Where the sum over ranks of `partial` for the own tokens arrives; no copy in a group of one.
   float* summed_rows() { return communicator.size() == 1 ? partial.data() : summed.data(); }
+  // Whether a layer computes keys and values only: nobody reads what the last one gives for a part
+  // without logits, as in all but the last chunk of a prompt.
+  bool StoresOnly(const Batch::Part& part, int32_t layer) const {
+    return layer + 1 == config.num_layers && !part.wants_logits;
+  }
   // The first error of a sequence counts.
   void FailSequence(size_t work_index, Error error);
 

@@ -46,16 +46,20 @@ void BuildBatch(Rank& rank, const StepJob& job) {
   batch.parts.clear();
   batch.tokens.clear();
   batch.positions.clear();
+  batch.wants_logits = false;
   for (size_t i = 0; i < job.work.size(); ++i) {
     const SequenceWork& work = *job.work[i];
     if (rank.failures[i] > 0.0F) {
       Abort(rank, job, i);
       continue;
     }
+    const bool wants_logits = work.sample || work.return_all_logits;
     batch.parts.push_back({.work = &work,
                            .index = i,
                            .first_token = batch.tokens.size(),
-                           .num_tokens = work.tokens.size()});
+                           .num_tokens = work.tokens.size(),
+                           .wants_logits = wants_logits});
+    batch.wants_logits = batch.wants_logits || wants_logits;
     batch.tokens.insert(batch.tokens.end(), work.tokens.begin(), work.tokens.end());
     for (size_t t = 0; t < work.tokens.size(); ++t) {
       batch.positions.push_back(work.first_position + static_cast<int64_t>(t));
@@ -149,7 +153,9 @@ Task RunStep(Rank& rank, const StepJob& job, std::span<SequenceResult> results) 
   for (int32_t layer = 0; layer < rank.config.num_layers; ++layer) {
     co_await RunLayer(rank, layer);
   }
-  co_await RunLogits(rank, results);
+  if (rank.batch.wants_logits) {
+    co_await RunLogits(rank, results);
+  }
   // 3. All learn which sequences failed anywhere; the others keep their tokens.
   NoteFailures(rank);
   co_await rank.communicator.AllReduce(
