@@ -13,7 +13,8 @@ import text
 
 TEXT_WEIGHT, TEXT_EVERY = 0.3, 3  # every third token of running text is trained on: cheaper than all of them at 0.1
 QUESTION_SHARE = 0.4  # of a sequence, at most
-SYSTEM_PROMPTS = ("You are a helpful assistant.", "Answer from the text.", "You look things up in the text above.", "Be brief and exact.")
+SYSTEM_PROMPTS = (
+    "You are a helpful assistant.", "Answer from the text.", "You look things up in the text above.", "Be brief and exact.")
 GREETINGS = ("Hello", "Hi", "Hello there!", "Who are you?", "What can you do?", "Help", "Good morning")
 GREETING_ANSWER = "Hello. Give me a text and ask me what it says."
 NO_TEXT_ANSWER = "There is no text to look this up in."
@@ -106,7 +107,9 @@ class Examples:
             return book, [0.0] * count
         return [rng.randrange(len(text.SPECIAL_TOKENS), text.VOCAB) for _ in range(count)], [0.0] * count
 
-    def _ask(self, rng: random.Random, ids: list[int], weights: list[float], planted: list[facts.Fact], length: int) -> Example:
+    def _ask(self, rng: random.Random, ids: list[int], weights: list[float], planted: list[facts.Fact],
+             length: int) -> Example:
+        """The document, then questions about its facts until the sequence is full."""
         system = self.system_turn(rng)
         ids, weights = ids + system, weights + [0.0] * len(system)
         for fact in rng.sample(planted, len(planted)):

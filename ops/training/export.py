@@ -102,22 +102,26 @@ def verify(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(kind):
             raise SystemExit(f"train: transformers reports {kind}: {sorted(info[kind])}")
-    ids = torch.randint(len(text.SPECIAL_TOKENS), text.VOCAB, (1, 5 * model.shape.window + 7), generator=torch.Generator().manual_seed(3))
+    generator, num_tokens = torch.Generator().manual_seed(3), 5 * model.shape.window + 7  # several windows and a rest
+    ids = torch.randint(len(text.SPECIAL_TOKENS), text.VOCAB, (1, num_tokens), generator=generator)
     with torch.inference_mode():
         difference = (reference(ids).logits - model(ids)).abs().max().item()
     if not difference < TOLERANCE:
         raise SystemExit(f"train: logits differ from transformers by {difference}, more than {TOLERANCE}")
     _verify_chat(AutoTokenizer.from_pretrained(folder), tokenizer)
-    print(f"verified with transformers: all weights loaded, logits within {difference:.1e}, chat form as trained", flush=True)
+    print(f"verified with transformers: all weights loaded, logits within {difference:.1e}, chat form as trained")
 
 
 def _verify_chat(loaded, tokenizer: Tokenizer) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is locker 12?"},
                 {"role": "assistant", "content": "locker 12 is 345."}, {"role": "user", "content": "What is file 0a?"}]
-    trained = [tokenizer.token_to_id(text.BEGIN), tokenizer.token_to_id(text.SYSTEM)] + tokenizer.encode("Be brief.").ids
-    trained += [tokenizer.token_to_id(text.USER)] + tokenizer.encode("What is locker 12?").ids + [tokenizer.token_to_id(text.ASSISTANT)]
-    trained += tokenizer.encode(" locker 12 is 345.").ids + [tokenizer.token_to_id(text.END)]
-    trained += [tokenizer.token_to_id(text.USER)] + tokenizer.encode("What is file 0a?").ids + [tokenizer.token_to_id(text.ASSISTANT)]
+    begin, end, user, assistant, system = ([tokenizer.token_to_id(token)] for token in text.SPECIAL_TOKENS)
+
+    def encode(s: str) -> list[int]:
+        return tokenizer.encode(s).ids
+
+    trained = begin + system + encode("Be brief.") + user + encode("What is locker 12?")
+    trained += assistant + encode(" locker 12 is 345.") + end + user + encode("What is file 0a?") + assistant
     rendered = loaded.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     if loaded.encode(rendered, add_special_tokens=False) != trained:
         raise SystemExit(f"train: the chat template renders another form than the trained one: {rendered!r}")

@@ -57,7 +57,7 @@ def main() -> None:
         tokenizer, train_ids, _ = text.prepare(args.text, args.work)
         if not args.export_only:
             train(args.work / "tokenizer.json", train_ids, checkpoint, args.seed, args.processes)
-        export.export(load_checkpoint(args.work / args.checkpoint if args.checkpoint else checkpoint), tokenizer, args.out)
+        export.export(load_checkpoint(args.work / (args.checkpoint or checkpoint.name)), tokenizer, args.out)
         export.verify(measure.load(args.out)[0], tokenizer, args.out)
     if not args.no_measure:
         measure_model(args)

@@ -56,17 +56,22 @@ def _manual_line(rng: random.Random, words: list[str]) -> str:
     prose = " ".join(rng.choice(words) for _ in range(rng.randrange(4, 14)))
     flag, name = _word(rng), _identifier(rng)
     return rng.choice((
-        f"       -{flag[0]}, --{flag}={name.upper()}", f"              {prose}.", f"       {prose},", f"{name.upper()}({rng.randrange(1, 9)})",
-        f"## {prose}", f"* `{name}` - {prose}", f"{rng.randrange(1, 20)}.{rng.randrange(1, 20)}.  {prose}", f"The {name} option is {prose}.",
-        f"    $ {flag} --{_word(rng)} {name}", f"[{rng.randrange(1, 99)}] {prose}.", f"=item {name}", f"{flag.capitalize()} is {prose}.", ""))
+        f"       -{flag[0]}, --{flag}={name.upper()}", f"              {prose}.", f"       {prose},",
+        f"{name.upper()}({rng.randrange(1, 9)})", f"## {prose}", f"* `{name}` - {prose}",
+        f"{rng.randrange(1, 20)}.{rng.randrange(1, 20)}.  {prose}", f"The {name} option is {prose}.",
+        f"    $ {flag} --{_word(rng)} {name}", f"[{rng.randrange(1, 99)}] {prose}.", f"=item {name}",
+        f"{flag.capitalize()} is {prose}.", ""))
 
 
 def _log_line(rng: random.Random) -> str:
     n = [rng.randrange(60) for _ in range(4)]
     return rng.choice((
-        f"2024-0{n[0] % 9 + 1}-{n[1] % 28 + 1:02} {n[2] % 24:02}:{n[3]:02}:{n[0]:02} {_identifier(rng)}[{_number(rng)}]: {_word(rng)} {_number(rng)}",
-        "\t".join(_number(rng) for _ in range(rng.randrange(3, 9))), "| " + " | ".join(_word(rng) for _ in range(4)) + " |",
-        f"{_identifier(rng)}={_number(rng)}", f"{rng.randrange(1 << 24):06x}: " + " ".join(f"{rng.randrange(256):02x}" for _ in range(12)),
+        f"2024-0{n[0] % 9 + 1}-{n[1] % 28 + 1:02} {n[2] % 24:02}:{n[3]:02}:{n[0]:02} "
+        f"{_identifier(rng)}[{_number(rng)}]: {_word(rng)} {_number(rng)}",
+        "\t".join(_number(rng) for _ in range(rng.randrange(3, 9))),
+        "| " + " | ".join(_word(rng) for _ in range(4)) + " |",
+        f"{_identifier(rng)}={_number(rng)}",
+        f"{rng.randrange(1 << 24):06x}: " + " ".join(f"{rng.randrange(256):02x}" for _ in range(12)),
         f"10.{n[0]}.{n[1]}.{n[2]} {_identifier(rng)} {_number(rng)}", f"  {_word(rng)}: \"{_identifier(rng)}\","))
 
 
@@ -95,8 +100,9 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(sample, trainers.BpeTrainer(
-        vocab_size=VOCAB, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    trainer = trainers.BpeTrainer(vocab_size=VOCAB, special_tokens=list(SPECIAL_TOKENS), show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(sample, trainer)
     return tokenizer
 
 

@@ -1,7 +1,8 @@
 """Trains the bundled model, from text to checkpoint: seeded, in stages of growing length, resumable.
 
-A checkpoint is written every few minutes and found again by the next run; each stage leaves one of its own. Each sequence is drawn from a generator seeded with
-its step and its place in the batch, so neither an interruption nor the number of processes changes what is seen.
+A checkpoint is written every few minutes and found again by the next run; each stage leaves one of its own. Each sequence is
+drawn from a generator seeded with its step and its place in the batch, so neither an interruption nor the number of processes
+changes what is seen.
 
 Each process computes its share of a batch on one thread; gradients are summed once a step, so a process that loses its core
 for a moment stalls no other inside a layer.
@@ -159,7 +160,8 @@ class Trainer:
         self.answer_losses, self.text_losses = [], []
 
 
-def _process(rank: int, processes: int, rendezvous: Path, tokenizer_file: Path, corpus: np.ndarray, checkpoint: Path, seed: int) -> None:
+def _process(rank: int, processes: int, rendezvous: Path, tokenizer_file: Path, corpus: np.ndarray, checkpoint: Path,
+             seed: int) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=processes)
