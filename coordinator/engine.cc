@@ -125,7 +125,7 @@ void Engine::Loop() {
     bool woken = false;
     {
       std::unique_lock lock(mutex_);
-      wake_up_.wait(lock, [this] { return wake_ || HasRunnable(); });
+      wake_up_.wait(lock, [this] { return wake_ || HasRunnable() || !waiting_.empty(); });
       woken = std::exchange(wake_, false);
       stopping = stopping_;
     }
