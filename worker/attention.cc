@@ -49,7 +49,10 @@ Result<void> AttendSequence(Rank& rank, int32_t layer, const Batch::Part& part) 
       .lse = lse};
   const int64_t first = part.work->first_position;
   const int64_t last = first + static_cast<int64_t>(part.num_tokens) - 1;
-  std::unique_ptr<PageCursor> cursor = rank.store.Read(part.work->sequence, layer, first, last);
+  std::unique_ptr<PageCursor> cursor = [&] {
+    const RankSpan span(rank, "kvstore/kv_store");
+    return rank.store.Read(part.work->sequence, layer, first, last);
+  }();
   for (bool is_zero = false;; is_zero = true) {
     VARVE_TRY(params.views, cursor->Next());
     if (params.views.empty()) {
@@ -75,7 +78,7 @@ Result<void> AttendSequence(Rank& rank, int32_t layer, const Batch::Part& part) 
 }
 
 void MergeOwnHeads(Rank& rank) {
-  const RankSpan span(rank, "worker/merge");
+  const RankSpan span(rank, "kernels/attn_state");
   const auto head_dim = static_cast<size_t>(rank.config.head_dim);
   const auto num_ranks = static_cast<size_t>(rank.communicator.size());
   const size_t width = rank.heads.count * head_dim;
