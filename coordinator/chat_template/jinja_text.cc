@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include <unicode/locid.h>
 #include <unicode/uchar.h>
+#include <unicode/unistr.h>
 
 #include "coordinator/tokenizer/utf8.h"
 
@@ -26,20 +28,16 @@ bool IsStripped(char32_t c, std::string_view characters) {
   return false;
 }
 
-enum class LetterCase { kUpper, kLower, kTitle, kCapitalized };
+enum class LetterCase { kTitle, kCapitalized };
 
-// Character by character; letters whose other case is several letters stay.
+// Character by character; letters whose other case is several letters stay as they are.
 std::string Recase(std::string_view text, LetterCase wanted) {
   std::string out;
   out.reserve(text.size());
   bool in_word = false;
   for (size_t position = 0; position < text.size();) {
     const auto c = static_cast<UChar32>(NextCodePoint(text, &position));
-    const bool to_upper =
-        wanted == LetterCase::kUpper || (wanted != LetterCase::kLower && !in_word);
-    const UChar32 recased = !to_upper                      ? u_tolower(c)
-                            : wanted == LetterCase::kUpper ? u_toupper(c)
-                                                           : u_totitle(c);
+    const UChar32 recased = in_word ? u_tolower(c) : u_totitle(c);
     AppendUtf8(static_cast<char32_t>(recased), &out);
     in_word = wanted == LetterCase::kCapitalized || u_isUAlphabetic(c) != 0;
   }
@@ -85,11 +83,21 @@ std::vector<std::string_view> CodePoints(std::string_view text) {
 }
 
 std::string ToUpper(std::string_view text) {
-  return Recase(text, LetterCase::kUpper);
+  std::string out;
+  icu::UnicodeString::fromUTF8({text.data(), static_cast<int32_t>(text.size())})
+      .toUpper(icu::Locale::getRoot())
+      .toUTF8String(out);
+  return out;
 }
+
 std::string ToLower(std::string_view text) {
-  return Recase(text, LetterCase::kLower);
+  std::string out;
+  icu::UnicodeString::fromUTF8({text.data(), static_cast<int32_t>(text.size())})
+      .toLower(icu::Locale::getRoot())
+      .toUTF8String(out);
+  return out;
 }
+
 std::string ToTitle(std::string_view text) {
   return Recase(text, LetterCase::kTitle);
 }

@@ -17,6 +17,7 @@ size_t CountCodePoints(std::string_view text);
 // The characters of the text, each a view of it.
 std::vector<std::string_view> CodePoints(std::string_view text);
 
+// REQUIRES: less than 1 GB.
 std::string ToUpper(std::string_view text);
 std::string ToLower(std::string_view text);
 std::string ToTitle(std::string_view text);        // first letter of each word

@@ -98,19 +98,45 @@ Result<IdByText> ReadVocabulary(const JsonAt& vocab, bool is_byte_level, Tokeniz
   return id_by_text;
 }
 
-// A merge is "left right" or ["left", "right"].
-Result<std::pair<std::string, std::string>> ReadPair(const JsonAt& merge) {
+// The merge of these two tokens, if the vocabulary has them and what they make.
+std::optional<BpeMerge> FindMerge(const IdByText& id_by_text,
+                                  const std::string& left,
+                                  const std::string& right) {
+  const auto left_id = id_by_text.find(left);
+  const auto right_id = id_by_text.find(right);
+  if (left_id == id_by_text.end() || right_id == id_by_text.end()) {
+    return std::nullopt;
+  }
+  const auto result_id = id_by_text.find(left + right);
+  if (result_id == id_by_text.end()) {
+    return std::nullopt;
+  }
+  return BpeMerge{left_id->second, right_id->second, result_id->second};
+}
+
+// A merge is ["left", "right"] or "left right". Some published files have tokens of blanks, which
+// the second spelling does not tell apart from its separator: the first blank that leaves two
+// tokens is taken.
+Result<BpeMerge> ReadMerge(const JsonAt& merge, const IdByText& id_by_text) {
+  std::optional<BpeMerge> found;
   if (merge.value->is_array() && merge.size() == 2) {
-    VARVE_TRY(std::string left, merge.Element(0).AsString());
-    VARVE_TRY(std::string right, merge.Element(1).AsString());
-    return std::pair(std::move(left), std::move(right));
+    VARVE_TRY(const std::string left, merge.Element(0).AsString());
+    VARVE_TRY(const std::string right, merge.Element(1).AsString());
+    found = FindMerge(id_by_text, left, right);
+  } else {
+    VARVE_TRY(const std::string text, merge.AsString());
+    size_t blank = text.find(' ');
+    if (blank == std::string::npos) {
+      return merge.Bad("is not two tokens");
+    }
+    for (; blank != std::string::npos && !found; blank = text.find(' ', blank + 1)) {
+      found = FindMerge(id_by_text, text.substr(0, blank), text.substr(blank + 1));
+    }
   }
-  VARVE_TRY(const std::string text, merge.AsString());
-  const size_t blank = text.find(' ');
-  if (blank == std::string::npos || text.find(' ', blank + 1) != std::string::npos) {
-    return merge.Bad("is not two tokens");
+  if (!found) {
+    return merge.Bad("names a token that is not in the vocabulary");
   }
-  return std::pair(text.substr(0, blank), text.substr(blank + 1));
+  return *found;
 }
 
 Result<std::vector<BpeMerge>> ReadMerges(const JsonAt& list, const IdByText& id_by_text) {
@@ -118,15 +144,8 @@ Result<std::vector<BpeMerge>> ReadMerges(const JsonAt& list, const IdByText& id_
   std::vector<BpeMerge> merges;
   merges.reserve(list.size());
   for (size_t i = 0; i < list.size(); ++i) {
-    const JsonAt merge = list.Element(i);
-    VARVE_TRY(const auto pair, ReadPair(merge));
-    const auto left = id_by_text.find(pair.first);
-    const auto right = id_by_text.find(pair.second);
-    const auto result = id_by_text.find(pair.first + pair.second);
-    if (left == id_by_text.end() || right == id_by_text.end() || result == id_by_text.end()) {
-      return merge.Bad("names a token that is not in the vocabulary");
-    }
-    merges.push_back({left->second, right->second, result->second});
+    VARVE_TRY(const BpeMerge merge, ReadMerge(list.Element(i), id_by_text));
+    merges.push_back(merge);
   }
   return merges;
 }

@@ -26,7 +26,9 @@ nlohmann::ordered_json ReadGoldens() {
 Result<std::string> RenderText(const std::string& source,
                                const std::string& variables_json = "{}") {
   auto parsed = ChatTemplate::Parse(source);
-  if (!parsed) return parsed.error();
+  if (!parsed) {
+    return parsed.error();
+  }
   RenderOptions options;
   options.variables_json = variables_json;
   options.max_output_bytes = 1 << 20;
@@ -55,8 +57,9 @@ TEST(ChatTemplateTest, RendersLikeJinja2) {
     auto parsed = ChatTemplate::Parse(source);
     ASSERT_TRUE(parsed.has_value()) << parsed.error().message;
     ChatMessages messages;
-    for (const auto& message : golden["messages"])
+    for (const auto& message : golden["messages"]) {
       messages.push_back({message["role"], message["content"]});
+    }
     RenderOptions options;
     options.bos_token = "<s>";
     options.eos_token = "</s>";
@@ -247,7 +250,9 @@ TEST(ChatTemplateTest, HostileTemplatesHitALimit) {
 TEST(ChatTemplateTest, HostileSourcesHitALimit) {
   const auto repeat = [](const std::string& text, int count) {
     std::string out;
-    for (int i = 0; i < count; ++i) out += text;
+    for (int i = 0; i < count; ++i) {
+      out += text;
+    }
     return out;
   };
   EXPECT_THAT(FailureOf("{{ " + repeat("(", 200) + "1" + repeat(")", 200) + " }}",
@@ -271,7 +276,7 @@ TEST(ChatTemplateTest, LongMessagesAreNoHostileTemplate) {
   auto parsed =
       ChatTemplate::Parse("{% for m in messages %}[{{ m['content'] | trim }}]{% endfor %}");
   ASSERT_TRUE(parsed.has_value());
-  const std::string content(20 << 20, 'x');
+  const std::string content(4 << 20, 'x');
   const auto rendered = parsed->Render({{"user", content}, {"assistant", content}}, {});
   ASSERT_TRUE(rendered.has_value()) << rendered.error().message;
   EXPECT_EQ(*rendered, "[" + content + "][" + content + "]");

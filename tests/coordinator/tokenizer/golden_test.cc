@@ -25,7 +25,9 @@ TEST_P(GoldenTest, EncodesLikeTheReference) {
   for (const auto& vector : vectors_) {
     const auto text = vector["text"].get<std::string>();
     EXPECT_EQ(tokenizer_->Encode(text), vector["ids"].get<Ids>()) << vector["text"];
-    if (!vector.contains("ids_special")) continue;
+    if (!vector.contains("ids_special")) {
+      continue;
+    }
     EXPECT_EQ(tokenizer_->Encode(text, {.parse_special = true}), vector["ids_special"].get<Ids>())
         << vector["text"];
   }
@@ -33,12 +35,16 @@ TEST_P(GoldenTest, EncodesLikeTheReference) {
 
 TEST_P(GoldenTest, DecodesLikeTheReference) {
   for (const auto& vector : vectors_) {
-    if (!vector.contains("decoded_skip")) continue;
+    if (!vector.contains("decoded_skip")) {
+      continue;
+    }
     const bool has_special = vector.contains("ids_special");
     const Ids ids = vector[has_special ? "ids_special" : "ids"].get<Ids>();
     EXPECT_EQ(tokenizer_->Decode(ids, true), vector["decoded_skip"].get<std::string>())
         << vector["text"];
-    if (!has_special) continue;
+    if (!has_special) {
+      continue;
+    }
     EXPECT_EQ(tokenizer_->Decode(ids, false), vector["decoded"].get<std::string>())
         << vector["text"];
   }

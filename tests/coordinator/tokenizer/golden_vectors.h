@@ -66,7 +66,9 @@ inline std::optional<std::string> SharedDataDir() {
   const char* from_environment = std::getenv("VARVE_SHARED_DATA");
   const std::string path =
       from_environment != nullptr ? from_environment : VARVE_SOURCE_DIR "/../shared/data";
-  if (!std::filesystem::exists(path + "/tokenizers")) return std::nullopt;
+  if (!std::filesystem::exists(path + "/tokenizers")) {
+    return std::nullopt;
+  }
   return path;
 }
 

@@ -23,7 +23,9 @@ Result<std::shared_ptr<const Tokenizer>> LoadFrom(
     const std::vector<std::pair<std::string, Json>>& files = {}) {
   const std::string directory = MakeTestDir("load");
   WriteAll(directory + "/tokenizer.json", tokenizer_json.dump());
-  for (const auto& [name, json] : files) WriteAll(directory + "/" + name, json.dump());
+  for (const auto& [name, json] : files) {
+    WriteAll(directory + "/" + name, json.dump());
+  }
   return Tokenizer::Load(directory);
 }
 
@@ -130,7 +132,7 @@ TEST(TokenizerLoadTest, RefusesMalformedFields) {
        {"/model/vocab/a", 5, code, "gives the id 5 to two tokens"},
        {"/model/merges", 1, code, "model.merges is not a list"},
        {"/model/merges/0", "abc", code, "model.merges[0] is not two tokens"},
-       {"/model/merges/0", "a b c", code, "model.merges[0] is not two tokens"},
+       {"/model/merges/0", "qqq b c", code, "model.merges[0] names a token"},
        {"/model/merges/0", 1, code, "model.merges[0] is not a string"},
        {"/model/merges/0",
         "qqq q",
@@ -165,6 +167,16 @@ TEST(TokenizerLoadTest, RefusesMalformedFields) {
          {"special_tokens", {{"x", {{"ids", {99999}}}}}}},
         code,
         "post_processor names an id that is not in the vocabulary"}});
+}
+
+TEST(TokenizerLoadTest, ReadsMergesOfBlanks) {
+  Json json = GoldenJson("mistral");
+  json["model"]["vocab"][" "] = 900;
+  json["model"]["vocab"]["  "] = 901;
+  json["model"]["merges"].push_back("   ");
+  const auto loaded = LoadFrom(json);
+  ASSERT_TRUE(loaded.has_value()) << loaded.error().message;
+  EXPECT_EQ((*loaded)->TokenToId("  "), 901);
 }
 
 TEST(TokenizerLoadTest, RefusesDirectoriesWithoutATokenizer) {

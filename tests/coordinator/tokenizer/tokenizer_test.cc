@@ -38,7 +38,9 @@ std::string NaturalText(uint32_t seed, size_t num_words) {
   std::mt19937 random(seed);
   std::string text;
   for (size_t i = 0; i < num_words; ++i) {
-    if (i > 0) text += random() % 40 == 0 ? "   " : " ";
+    if (i > 0) {
+      text += random() % 40 == 0 ? "   " : " ";
+    }
     text += words[random() % words.size()];
   }
   return text;
@@ -49,8 +51,9 @@ TEST(TokenizerTest, SpecialTokensInDocumentsAreText) {
     const auto tokenizer = LoadTokenizer(GoldenDir(kind));
     std::string text;
     for (int32_t id = 0; id < tokenizer->vocab_size(); ++id) {
-      if (tokenizer->IsSpecial(id) && id != tokenizer->TokenToId("<unk>"))
+      if (tokenizer->IsSpecial(id) && id != tokenizer->TokenToId("<unk>")) {
         text += std::string(*tokenizer->IdToToken(id)) + "x ";
+      }
     }
     for (const int32_t id : tokenizer->Encode(text)) {
       EXPECT_TRUE(!tokenizer->IsSpecial(id) || id == tokenizer->TokenToId("<unk>"))
@@ -76,7 +79,9 @@ TEST(TokenizerTest, IdsAndTokensAreEachOthersInverse) {
     ASSERT_GT(tokenizer->vocab_size(), 100);
     for (int32_t id = 0; id < tokenizer->vocab_size(); ++id) {
       const auto token = tokenizer->IdToToken(id);
-      if (token) EXPECT_EQ(tokenizer->TokenToId(*token), id) << kind;
+      if (token) {
+        EXPECT_EQ(tokenizer->TokenToId(*token), id) << kind;
+      }
     }
     EXPECT_EQ(tokenizer->IdToToken(-1), std::nullopt);
     EXPECT_EQ(tokenizer->IdToToken(tokenizer->vocab_size()), std::nullopt);
@@ -116,8 +121,9 @@ TEST(TokenizerTest, RandomBytesNeverCrash) {
     const auto tokenizer = LoadTokenizer(GoldenDir(kind));
     for (int round = 0; round < 50; ++round) {
       std::string bytes(random() % 200, '\0');
-      for (char& byte : bytes)
+      for (char& byte : bytes) {
         byte = static_cast<char>(random() % 3 == 0 ? 0x20 + random() % 0x60 : random());
+      }
       const Ids ids = tokenizer->Encode(
           bytes, {.parse_special = round % 2 == 0, .is_continuation = round % 3 == 0});
       EXPECT_TRUE(IsValidUtf8(tokenizer->Decode(ids, false))) << kind;
@@ -203,7 +209,9 @@ TEST(DetokenizerTest, OnlyTheStartOfATextLosesItsBlank) {
     EXPECT_EQ(tokenizer->Decode(ids, false), "the river") << kind;
     StreamingDetokenizer continuing(tokenizer, false, true);
     std::string text;
-    for (const int32_t id : ids) text += continuing.Push(id);
+    for (const int32_t id : ids) {
+      text += continuing.Push(id);
+    }
     EXPECT_EQ(text, " the river") << kind;
   }
 }
@@ -224,11 +232,14 @@ TEST(TokenizerTest, ManyThreadsGetTheSameIds) {
   std::vector<int> num_equal(8);
   for (size_t i = 0; i < num_equal.size(); ++i) {
     threads.emplace_back([&, i] {
-      for (int round = 0; round < 10; ++round)
+      for (int round = 0; round < 10; ++round) {
         num_equal[i] += tokenizer->Encode(text) == expected ? 1 : 0;
+      }
     });
   }
-  for (std::thread& thread : threads) thread.join();
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
   EXPECT_THAT(num_equal, testing::Each(10));
 }
 
@@ -249,9 +260,13 @@ TEST(TokenizerTest, LongRunsTakeNoQuadraticTime) {
     };
     for (const char* unit : {"a", "mudriver", "\xE6\xB2\xB3"}) {
       std::string text;
-      while (text.size() < 64 << 10) text += unit;
+      while (text.size() < 64 << 10) {
+        text += unit;
+      }
       const double small = seconds(text);
-      for (int i = 0; i < 4; ++i) text += text;
+      for (int i = 0; i < 4; ++i) {
+        text += text;
+      }
       EXPECT_LT(seconds(text), 40 * small + 0.05) << kind << " " << unit;
     }
   }
@@ -280,7 +295,9 @@ TEST(RegexTest, APatternOutOfMemoryLeavesTheRestUnmatched) {
   Regex::Scratch scratch;
   std::vector<TextRange> ranges;
   std::string text = "x";
-  for (int i = 0; i < 4 << 20; ++i) text += i % 2 == 0 ? 'a' : 'b';
+  for (int i = 0; i < 4 << 20; ++i) {
+    text += i % 2 == 0 ? 'a' : 'b';
+  }
   regex->Partition(text, &scratch, &ranges);
   ASSERT_EQ(ranges.size(), 2u);
   EXPECT_TRUE(ranges[0].is_match);
