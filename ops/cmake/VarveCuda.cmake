@@ -1,0 +1,13 @@
+# Finds nvcc if VARVE_CUDA allows it. Sets VARVE_HAVE_CUDA. Without it the CPU build is complete.
+set(VARVE_HAVE_CUDA OFF)
+if(NOT VARVE_CUDA STREQUAL "OFF")
+  include(CheckLanguage)
+  set(CMAKE_CUDA_ARCHITECTURES 90)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    set(VARVE_HAVE_CUDA ON)
+  elseif(VARVE_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "VARVE_CUDA is ON, but no CUDA compiler was found; set CUDACXX or VARVE_CUDA=OFF")
+  endif()
+endif()
