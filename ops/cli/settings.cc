@@ -10,6 +10,7 @@
 #include "proto/base/file.h"
 #include "proto/base/units.h"
 
+#include "ops/cli/http_client.h"
 #include <yaml-cpp/yaml.h>
 
 namespace varve::cli {
@@ -138,7 +139,11 @@ void AddConfigFlag(CLI::App& command) {
 }
 
 void AddServerSetting(CLI::App& command, std::string& server) {
-  AddSetting(command, "server", server, "URL of the server")->type_name("URL");
+  const auto is_url = [](const std::string& url) {
+    const auto client = HttpClient::Create(url);
+    return client ? std::string() : client.error().message;
+  };
+  AddSetting(command, "server", server, "URL of the server")->type_name("URL")->check(is_url);
   AddConfigFlag(command);
 }
 

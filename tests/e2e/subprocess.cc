@@ -55,7 +55,7 @@ std::string ReadAll(const std::string& file) {
 }  // namespace
 
 std::string VarveBinary() {
-  return VARVE_BINARY_DIR "/bin/varve";
+  return VARVE_BINARY_DIR "/ops/cli/varve";
 }
 
 ChildProcess::ChildProcess(const std::vector<std::string>& arguments, const RunOptions& options) {
