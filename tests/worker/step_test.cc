@@ -326,6 +326,38 @@ TEST(Step, DeliversLogitsOfManyTokensInOrder) {
   EXPECT_EQ(result.top_logprobs.size(), 3U);
 }
 
+// Chunks without logits leave out the queries of the last layer: what follows must not notice, and
+// a sequence beside them that samples must get its own.
+TEST(Step, ChunksWithoutLogitsLeaveTheSameKvBehind) {
+  for (const char* model : {"llama3_gqa", "gemma3", "smollm3"}) {
+    const Golden golden = LoadGolden(model);
+    for (const int workers : {1, 3, 8}) {
+      SCOPED_TRACE(testing::Message() << model << " on " << workers);
+      GroupRig rig(GoldenDir(model), workers);
+      const SequenceId quiet = rig.OpenPrivate(ExactPolicy());
+      const SequenceId beside = rig.OpenPrivate(ExactPolicy());
+      const auto first = [&](size_t from, size_t to) {
+        return std::vector<int32_t>(golden.tokens.begin() + static_cast<std::ptrdiff_t>(from),
+                                    golden.tokens.begin() + static_cast<std::ptrdiff_t>(to));
+      };
+      rig.StepOne({.sequence = quiet, .tokens = first(0, 90)});
+      const Result<StepResult> mixed =
+          rig.Step({{.sequence = quiet, .first_position = 90, .tokens = first(90, 150)},
+                    {.sequence = beside, .tokens = first(0, 40), .return_all_logits = true}});
+      ASSERT_OK(mixed);
+      const std::span<const float> expected(golden.logits);
+      EXPECT_LE(RelativeDifference(mixed->results[1].logits, expected.first(40 * golden.vocab)),
+                1e-4);
+      EXPECT_TRUE(mixed->results[0].logits.empty());
+      const std::vector<float> logits =
+          rig.Feed(quiet, std::span(golden.tokens).subspan(150, 100), 33, 150);
+      EXPECT_LE(
+          RelativeDifference(logits, expected.subspan(150 * golden.vocab, 100 * golden.vocab)),
+          1e-4);
+    }
+  }
+}
+
 TEST(Step, GivesNothingThatWasNotAskedFor) {
   GroupRig rig(GoldenDir("llama3_gqa"), 2);
   const SequenceResult result =
