@@ -35,7 +35,9 @@ constexpr const char* kModels[] = {"llama2_mha",
                                    "gemma2",
                                    "gemma2_wide",
                                    "gemma3",
-                                   "smollm3"};
+                                   "smollm3",
+                                   "../../worker/biased_models/llama",
+                                   "../../worker/biased_models/qwen3"};
 constexpr int kWorkers[] = {1, 2, 3, 8};
 
 class ForwardOfModel : public testing::TestWithParam<const char*> {
