@@ -154,6 +154,9 @@ bool Engine::HasRunnable() const {
 }
 
 void Engine::RunStep() {
+  if (!HasRunnable()) {
+    return;
+  }
   SchedulerState state;
   state.step = ++step_;
   state.cost = cost_;

@@ -28,7 +28,14 @@ class DirectoryTextModel final : public TextModel {
   DirectoryTextModel(std::shared_ptr<const Tokenizer> tokenizer,
                      Result<ChatTemplate> chat_template,
                      const Clock* clock)
-      : tokenizer_(std::move(tokenizer)), chat_template_(std::move(chat_template)), clock_(clock) {}
+      : tokenizer_(std::move(tokenizer)),
+        chat_template_(std::move(chat_template)),
+        clock_(clock),
+        context_bos_id_(tokenizer_->bos_id()) {
+    if (!context_bos_id_ && TemplateWritesBos()) {
+      context_bos_id_ = tokenizer_->TokenToId(tokenizer_->bos_token());
+    }
+  }
 
   Result<std::vector<int32_t>> EncodeDocument(std::string_view piece,
                                               bool is_continuation) const override {

@@ -420,7 +420,7 @@ TEST(Completions, SaysWhereJsonIsMalformed) {
     EXPECT_EQ(response.status, 400) << body.substr(0, 40);
     return response.error();
   };
-  EXPECT_THAT(message("{\n \"model\": fake}"), HasSubstr("line 2, column 12"));
+  EXPECT_THAT(message("{\n \"model\": fake}"), HasSubstr("line 2, column 13"));
   EXPECT_THAT(message(""), HasSubstr("not valid JSON"));
   EXPECT_THAT(message("{\"model\":\"\xff\"}"), HasSubstr("UTF-8"));
   EXPECT_THAT(message("{} {}"), HasSubstr("not valid JSON"));

@@ -117,7 +117,7 @@ TEST(Coordinator, DrainsAndStops) {
   auto running = std::async(std::launch::async, [&] { return rig.Complete({{"prompt", "a"}}); });
   ASSERT_TRUE(rig.workers.WaitUntil([](const FakeWorkerGroup& w) { return w.num_open() == 1; }));
   auto drained =
-      std::async(std::launch::async, [&] { rig.coordinator().Drain(int64_t{20} * 1000000); });
+      std::async(std::launch::async, [&] { rig.coordinator().Drain(int64_t{60} * 1000000); });
   ASSERT_TRUE(Eventually([&] { return rig.Get("/readyz").status == 503; }));
   EXPECT_EQ(rig.Complete({{"prompt", "b"}}).status, 503);
   EXPECT_EQ(rig.Post("/v1/contexts", {{"name", "a"}, {"text", "x"}}).status, 503);
@@ -150,7 +150,7 @@ TEST(Coordinator, ExportsMetrics) {
   EXPECT_EQ(rig.Metric("varve_num_requests_running"), 0);
   EXPECT_EQ(rig.Metric("varve_num_requests_waiting"), 0);
   EXPECT_EQ(
-      rig.Metric("varve_http_requests_total", "code=\"404\",model_name=\"fake\",path=\"other\""),
+      rig.Metric("varve_http_requests_total", "model_name=\"fake\",code=\"404\",path=\"other\""),
       1);
   EXPECT_EQ(rig.Metric("varve_http_requests_total", "path=\"/v1/contexts/{name}\""), 1);
   EXPECT_EQ(rig.Metric("varve_tier_budget_bytes", "tier=\"host\",worker=\"1\""), 100);

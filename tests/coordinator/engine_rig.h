@@ -32,10 +32,10 @@ class EventLog {
     events_.push_back(std::move(event));
     changed_.notify_all();
   }
-  // The last event, after the request ended. Fails the test after 20 seconds.
+  // The last event, after the request ended. Fails the test after a minute.
   GenerationEvent WaitForEnd() {
     std::unique_lock lock(mutex_);
-    const bool ended = changed_.wait_for(lock, std::chrono::seconds(20), [&] {
+    const bool ended = changed_.wait_for(lock, std::chrono::seconds(60), [&] {
       return !events_.empty() && (events_.back().finish || events_.back().error);
     });
     EXPECT_TRUE(ended) << "the request does not end";
@@ -44,7 +44,7 @@ class EventLog {
   bool WaitForEvents(size_t num_events) {
     std::unique_lock lock(mutex_);
     return changed_.wait_for(
-        lock, std::chrono::seconds(20), [&] { return events_.size() >= num_events; });
+        lock, std::chrono::seconds(60), [&] { return events_.size() >= num_events; });
   }
   std::string text() const {
     const std::lock_guard lock(mutex_);

@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "proto/base/rng.h"
 #include "tests/coordinator/engine_rig.h"
 #include "tests/support/result_matchers.h"
 
@@ -177,7 +178,7 @@ TEST(Engine, DrainLetsTheRunningFinishAndRefusesTheRest) {
   auto running = rig.Submit("running");
   ASSERT_TRUE(rig.workers.WaitUntil([](const FakeWorkerGroup& w) { return !w.plans().empty(); }));
   auto waiting = rig.Submit("waiting");
-  auto drained = std::async(std::launch::async, [&] { rig.engine.Drain(20 * kSecondUs); });
+  auto drained = std::async(std::launch::async, [&] { rig.engine.Drain(60 * kSecondUs); });
   ASSERT_TRUE(Eventually([&] { return rig.engine.Refusal().has_value(); }));
   EXPECT_ERROR(rig.Submit("late").id, ErrorCode::kUnavailable);
   rig.workers.HoldSteps(false);
@@ -237,7 +238,7 @@ TEST(EngineIngest, CommitsAtPieceBoundariesOftenEnough) {
 
 TEST(EngineIngest, ServesRequestsMeanwhile) {
   EngineRig rig;
-  ASSERT_OK(rig.catalog.Create("doc", Words(100000), {}));
+  ASSERT_OK(rig.catalog.Create("doc", Words(90000), {}));
   auto request = rig.Submit("meanwhile");
   EXPECT_EQ(request.log->WaitForEnd().finish, FinishReason::kStop);
   ASSERT_TRUE(rig.WaitForStatus("doc", ContextStatus::kReady));
@@ -360,7 +361,7 @@ TEST(EngineIngest, DrainCommitsAtTheEndOfThePiece) {
   rig.workers.ReleaseSteps(3);
   ASSERT_TRUE(
       rig.workers.WaitUntil([](const FakeWorkerGroup& w) { return w.plans().size() == 4; }));
-  auto drained = std::async(std::launch::async, [&] { rig.engine.Drain(20 * kSecondUs); });
+  auto drained = std::async(std::launch::async, [&] { rig.engine.Drain(60 * kSecondUs); });
   ASSERT_TRUE(Eventually([&] { return rig.engine.Refusal().has_value(); }));
   rig.workers.HoldSteps(false);
   drained.get();

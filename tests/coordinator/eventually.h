@@ -7,9 +7,9 @@
 
 namespace varve {
 
-// Looks every millisecond; false after 20 seconds.
+// Looks every millisecond; false after a minute.
 inline bool Eventually(const std::function<bool()>& condition) {
-  for (int i = 0; i < 20000; ++i) {
+  for (int i = 0; i < 60000; ++i) {
     if (condition()) {
       return true;
     }

@@ -9,7 +9,7 @@
 namespace varve {
 namespace {
 
-constexpr auto kPatience = std::chrono::seconds(20);
+constexpr auto kPatience = std::chrono::seconds(60);
 
 }  // namespace
 

@@ -66,7 +66,7 @@ class FakeWorkerGroup final : public WorkerGroup {
   size_t num_closed() const;
   std::optional<StoredContext> Stored(const std::string& name) const;
   std::vector<OpenSequenceOptions> opened() const;
-  // Waits until `condition` holds (checked after every call to the fake). False after 20 seconds.
+  // Waits until `condition` holds (checked after every call to the fake). False after a minute.
   bool WaitUntil(const std::function<bool(const FakeWorkerGroup&)>& condition) const;
 
   // --- WorkerGroup ---

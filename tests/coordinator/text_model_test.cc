@@ -84,7 +84,8 @@ TEST(TextModel, StreamsWhatItEncoded) {
     const std::string text = " The caf\xC3\xA9 is open.";
     std::string streamed;
     auto stream = (*model)->NewStream();
-    for (const int32_t token : *(*model)->EncodeDocument(text, /*is_continuation=*/true)) {
+    const auto tokens = (*model)->EncodeDocument(text, /*is_continuation=*/true);
+    for (const int32_t token : *tokens) {
       streamed += stream->Push(token);
     }
     EXPECT_EQ(streamed + stream->Finish(), text) << golden;
