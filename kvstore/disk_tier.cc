@@ -8,6 +8,7 @@
 
 #include "kvstore/disk_tier_rocks.h"
 #include "proto/base/clock.h"
+#include "proto/base/log.h"
 #include "proto/base/units.h"
 
 namespace varve {
@@ -49,13 +50,22 @@ Error RocksDiskTier::ToError(const rocksdb::Status& status, std::string_view wha
   return Error{code, fmt::format("{}: cannot {}: {}", options_.directory, what, status.ToString())};
 }
 
+bool RocksDiskTier::Resume(const rocksdb::Status& failure) {
+  const rocksdb::Status resumed = db_->Resume();
+  if (!resumed.ok()) {
+    spdlog::warn(
+        "{}: {}; going on failed: {}", options_.directory, failure.ToString(), resumed.ToString());
+  }
+  return resumed.ok();
+}
+
 rocksdb::Status RocksDiskTier::Write(rocksdb::WriteBatch& batch, bool durable) {
   rocksdb::WriteOptions write;
   write.disableWAL = !durable;
   write.sync = durable;
   rocksdb::Status status = db_->Write(write, &batch);
-  if (!status.ok() && status.severity() != rocksdb::Status::Severity::kNoError &&
-      db_->Resume().ok()) {
+  // The status of a write does not tell whether an earlier background error refused it: ask.
+  if (!status.ok() && Resume(status)) {
     status = db_->Write(write, &batch);
   }
   return status;

@@ -38,7 +38,7 @@ Result<void> RocksDiskTier::Flush() {
   const std::vector<rocksdb::ColumnFamilyHandle*> tables = {
       handle(Table::kPages), handle(Table::kTails), handle(Table::kText), handle(Table::kIndex)};
   rocksdb::Status status = db_->Flush(options, tables);
-  if (!status.ok() && db_->Resume().ok()) {
+  if (!status.ok() && Resume(status)) {
     status = db_->Flush(options, tables);
   }
   return status.ok() ? Result<void>() : ToError(status, "flush pages");

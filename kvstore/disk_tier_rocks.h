@@ -93,6 +93,8 @@ class RocksDiskTier final : public DiskTier {
     return handles_[static_cast<size_t>(table)];
   }
   Error ToError(const rocksdb::Status& status, std::string_view what) const;
+  // Asks RocksDB to go on after a background error; says in the log why it does not.
+  bool Resume(const rocksdb::Status& failure);
   // Writes a batch; after a failed flush or a full disk, asks RocksDB to go on first.
   rocksdb::Status Write(rocksdb::WriteBatch& batch, bool durable);
   Result<void> PutRows(std::span<const Row> rows);

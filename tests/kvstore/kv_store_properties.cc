@@ -354,7 +354,7 @@ TEST(KvStorePropertyTest, AgreesWithTheModelInMemory) {
 }
 
 TEST(KvStorePropertyTest, AgreesWithTheModelOverDiskAndAcrossRestarts) {
-  for (uint64_t seed = 1; seed <= 12 && !HasFailure(); ++seed) {
+  for (uint64_t seed = 1; seed <= 5 && !HasFailure(); ++seed) {
     RunSeed(1000 + seed, true, 200);
   }
 }

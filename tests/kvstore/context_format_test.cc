@@ -1,0 +1,83 @@
+#include "kvstore/context_format.h"
+
+#include <cstdlib>
+
+#include <gtest/gtest.h>
+
+#include "proto/base/file.h"
+#include "tests/kvstore/kv_support.h"
+#include "tests/support/result_matchers.h"
+
+namespace varve {
+namespace {
+
+ContextManifest Manifest() {
+  ContextManifest manifest = MakeManifest(77, KvPolicy{});
+  manifest.version = 3;
+  manifest.num_tokens = 10'000'000;
+  manifest.text_bytes = 40'000'000;
+  manifest.text_hash = 42;
+  return manifest;
+}
+
+TEST(ContextFormatTest, RoundTripsAManifest) {
+  const ContextManifest manifest = Manifest();
+  const auto decoded =
+      DecodeManifest(ManifestRowKey(manifest.id, manifest.version), EncodeManifest(manifest));
+  ASSERT_OK(decoded);
+  EXPECT_EQ(decoded->id, manifest.id);
+  EXPECT_EQ(decoded->name, manifest.name);
+  EXPECT_EQ(decoded->version, manifest.version);
+  EXPECT_EQ(decoded->num_tokens, manifest.num_tokens);
+  EXPECT_EQ(decoded->text_bytes, manifest.text_bytes);
+  EXPECT_EQ(decoded->text_hash, manifest.text_hash);
+  EXPECT_EQ(decoded->model_hash, manifest.model_hash);
+  EXPECT_EQ(decoded->tokenizer_hash, manifest.tokenizer_hash);
+  EXPECT_EQ(decoded->created_unix_s, manifest.created_unix_s);
+  EXPECT_EQ(decoded->updated_unix_s, manifest.updated_unix_s);
+  EXPECT_EQ(decoded->policy, manifest.policy);
+}
+
+TEST(ContextFormatTest, WritesTheGoldenBytesOfVersion1) {
+  const std::string text_row = TextRowKey(ContextId{77}, 3, TextKind::kText);
+  for (const auto& [name, record] :
+       {std::pair("manifest_v1.bin", EncodeManifest(Manifest())),
+        std::pair("text_v1.bin", EncodeText(text_row, "What is written, stays."))}) {
+    const std::string path = std::string(VARVE_SOURCE_DIR "/tests/kvstore/golden/") + name;
+    if (std::getenv("VARVE_WRITE_GOLDEN") != nullptr) {
+      ASSERT_OK(WriteFileAtomically(path, record));
+    }
+    const auto golden = ReadFile(path);
+    ASSERT_OK(golden);
+    EXPECT_TRUE(*golden == record) << name << " is not what this build writes";
+  }
+}
+
+TEST(ContextFormatTest, RefusesEveryFlippedBitAndEveryTruncation) {
+  const std::string row = ManifestRowKey(ContextId{77}, 3);
+  const std::string good = EncodeManifest(Manifest());
+  for (size_t bit = 0; bit < good.size() * 8; ++bit) {
+    std::string bad = good;
+    bad[bit / 8] = static_cast<char>(bad[bit / 8] ^ (1 << (bit % 8)));
+    const bool in_version = bit / 8 == 8 || bit / 8 == 9;
+    EXPECT_ERROR(DecodeManifest(row, bad),
+                 in_version ? ErrorCode::kVersionSkew : ErrorCode::kPageCorrupt);
+  }
+  for (size_t size = 0; size < good.size(); ++size) {
+    EXPECT_ERROR(DecodeManifest(row, good.substr(0, size)), ErrorCode::kPageCorrupt);
+  }
+}
+
+TEST(ContextFormatTest, RecordsAreBoundToTheirKeys) {
+  const std::string manifest = EncodeManifest(Manifest());
+  EXPECT_ERROR(DecodeManifest(ManifestRowKey(ContextId{78}, 3), manifest), ErrorCode::kPageCorrupt);
+  EXPECT_ERROR(DecodeManifest(ManifestRowKey(ContextId{77}, 4), manifest), ErrorCode::kPageCorrupt);
+  const std::string row = TextRowKey(ContextId{1}, 1, TextKind::kText);
+  const std::string text = EncodeText(row, "words");
+  EXPECT_EQ(DecodeText(row, text).value(), "words");
+  EXPECT_ERROR(DecodeText(TextRowKey(ContextId{1}, 1, TextKind::kTokens), text),
+               ErrorCode::kPageCorrupt);
+}
+
+}  // namespace
+}  // namespace varve

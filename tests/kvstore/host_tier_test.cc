@@ -1,0 +1,153 @@
+#include "kvstore/host_tier.h"
+
+#include <gtest/gtest.h>
+
+#include "proto/base/units.h"
+#include "tests/kvstore/kv_support.h"
+#include "tests/support/result_matchers.h"
+#include "tests/support/temp_dir.h"
+
+namespace varve {
+namespace {
+
+RecordId Id(uint64_t page, PageKey::Space space = PageKey::Space::kContext) {
+  return {PageKey{space, 1, 0, 0, page}, 0};
+}
+
+class HostTierTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    DiskTierOptions options;
+    options.directory = dir_.path() + "/data";
+    options.memory_bytes = 8 * kMiB;
+    options.budget_bytes = 4 * kKiB;
+    auto disk = DiskTier::Open(options);
+    ASSERT_OK(disk);
+    disk_ = std::move(disk).value();
+  }
+
+  // Inserts a record of 1000 bytes if there is room under the admission rule.
+  bool Add(HostTier& tier, const RecordId& id, bool on_disk) {
+    auto charge = tier.TryAdmit(1000);
+    if (charge) {
+      tier.Insert(id, MakePage(std::move(*charge)), on_disk);
+    }
+    return charge.has_value();
+  }
+  static std::shared_ptr<ResidentPage> MakePage(HostCharge charge) {
+    return std::make_shared<ResidentPage>(
+        std::vector<std::byte>(1000), PageIdentity(), std::move(charge));
+  }
+
+  TempDir dir_;
+  std::unique_ptr<DiskTier> disk_;
+};
+
+TEST_F(HostTierTest, ChargesCountWhileTheyLive) {
+  HostTier tier(1000, nullptr);
+  {
+    auto first = tier.Reserve(600, "a test");
+    ASSERT_OK(first);
+    HostCharge moved = std::move(first).value();
+    EXPECT_EQ(tier.used(), 600U);
+    const auto refused = tier.Reserve(401, "a test");
+    EXPECT_ERROR(refused, ErrorCode::kBudgetExceeded);
+    EXPECT_NE(refused.error().message.find("1000 B cannot hold 401 B more for a test: 600 B"),
+              std::string::npos)
+        << refused.error().message;
+    EXPECT_ERROR(tier.Reserve(300, "a test", 200), ErrorCode::kBudgetExceeded);
+    moved = tier.Reserve(100, "a test").value();
+    EXPECT_EQ(tier.used(), 100U);
+  }
+  EXPECT_EQ(tier.used(), 0U);
+}
+
+TEST_F(HostTierTest, ReserveDropsTheLeastRecentlyUsedCleanRecord) {
+  HostTier tier(4000, disk_.get());
+  ASSERT_TRUE(Add(tier, Id(1), true));
+  ASSERT_TRUE(Add(tier, Id(2), true));
+  EXPECT_NE(tier.Find(Id(1)), nullptr);
+  const auto charge = tier.Reserve(2500, "a test");
+  ASSERT_OK(charge);
+  EXPECT_TRUE(tier.Contains(Id(1)));
+  EXPECT_FALSE(tier.Contains(Id(2)));
+}
+
+TEST_F(HostTierTest, RecordsInUseStay) {
+  HostTier tier(4000, disk_.get());
+  ASSERT_TRUE(Add(tier, Id(1), true));
+  const auto pinned = tier.Find(Id(1));
+  EXPECT_ERROR(tier.Reserve(3500, "a test"), ErrorCode::kBudgetExceeded);
+  EXPECT_TRUE(tier.Contains(Id(1)));
+}
+
+TEST_F(HostTierTest, WithoutADiskNothingIsDropped) {
+  HostTier tier(4000, nullptr);
+  ASSERT_TRUE(Add(tier, Id(1), false));
+  EXPECT_ERROR(tier.Reserve(3500, "a test"), ErrorCode::kBudgetExceeded);
+  EXPECT_TRUE(tier.Contains(Id(1)));
+}
+
+TEST_F(HostTierTest, DirtyRecordsAreWrittenToScratchBeforeTheyAreDropped) {
+  HostTier tier(4000, disk_.get());
+  ASSERT_TRUE(Add(tier, Id(1, PageKey::Space::kScratch), false));
+  ASSERT_TRUE(Add(tier, Id(2, PageKey::Space::kScratch), false));
+  ASSERT_OK(tier.Reserve(3500, "a test"));
+  const auto records =
+      disk_->GetPages({Id(1, PageKey::Space::kScratch).key, Id(2, PageKey::Space::kScratch).key})
+          .get();
+  ASSERT_OK(records);
+  EXPECT_EQ(records->at(0).size(), 1000U);
+  EXPECT_EQ(records->at(1).size(), 1000U);
+}
+
+TEST_F(HostTierTest, AFullDiskKeepsDirtyRecordsAndRefuses) {
+  HostTier tier(64 * kKiB, disk_.get());
+  for (uint64_t page = 0; page < 8; ++page) {
+    ASSERT_TRUE(Add(tier, Id(page, PageKey::Space::kScratch), false));
+  }
+  const auto refused = tier.Reserve(60 * kKiB, "a test");
+  EXPECT_ERROR(refused, ErrorCode::kBudgetExceeded);
+  EXPECT_NE(refused.error().message.find("disk budget"), std::string::npos)
+      << refused.error().message;
+  for (uint64_t page = 0; page < 8; ++page) {
+    EXPECT_TRUE(tier.Contains(Id(page, PageKey::Space::kScratch)));
+  }
+}
+
+TEST_F(HostTierTest, AdmissionLeavesAQuarterFreeAndEvictsOnlyIdleRecords) {
+  HostTier tier(8000, disk_.get());
+  uint64_t page = 0;
+  while (Add(tier, Id(page), true)) {
+    ++page;
+  }
+  EXPECT_EQ(page, 6U);
+  for (uint64_t tick = 0; tick < HostTier::kIdleTicks; ++tick) {
+    tier.Tick();
+    EXPECT_NE(tier.Find(Id(0)), nullptr);
+  }
+  EXPECT_TRUE(Add(tier, Id(page), true));  // in the place of one that nobody touched meanwhile
+  EXPECT_TRUE(tier.Contains(Id(0)));
+  EXPECT_FALSE(tier.Contains(Id(1)));
+}
+
+TEST_F(HostTierTest, ErasesByOwnerAndByVersion) {
+  HostTier tier(0, disk_.get());
+  for (uint64_t version = 0; version < 4; ++version) {
+    const RecordId id{PageKey{PageKey::Space::kContext, 9, 0, 0, 5}, version};
+    tier.Insert(id, MakePage(HostCharge()), true);
+  }
+  EXPECT_EQ(tier.ResidentBytes(PageKey::Space::kContext, 9), 4000U);
+  tier.EraseTailsBefore(9, 3);
+  EXPECT_EQ(tier.ResidentBytes(PageKey::Space::kContext, 9),
+            2000U);  // the sealed page and the tail of version 3
+  EXPECT_EQ(tier.Erase({PageKey{PageKey::Space::kContext, 9, 0, 0, 5}, 3}),
+            HostTier::Erased::kClean);
+  EXPECT_EQ(tier.Erase({PageKey{PageKey::Space::kContext, 9, 0, 0, 5}, 3}),
+            HostTier::Erased::kAbsent);
+  tier.EraseOwner(PageKey::Space::kContext, 9);
+  EXPECT_EQ(tier.ResidentBytes(PageKey::Space::kContext, 9), 0U);
+}
+
+}  // namespace
+}  // namespace varve
