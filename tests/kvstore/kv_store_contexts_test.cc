@@ -3,6 +3,7 @@
 #include <map>
 
 #include "kvstore/page_format.h"
+#include "proto/base/clock.h"
 #include "tests/kvstore/store_rig.h"
 
 namespace varve {
@@ -219,6 +220,57 @@ TEST_F(KvStoreContextsTest, UsageIsWhatTheDiskCounts) {
     EXPECT_EQ(bf16_bytes, static_cast<uint64_t>((2 * tokens + window_tokens) * 2 * 8 * 4));
     ASSERT_OK(group_->DeleteContext(ContextId{7}));
   }
+}
+
+// Goal: an ingest writes little more than its pages, everything counted: tails of each commit,
+// text, tables, RocksDB's own files and its log. The figures are recorded in the test's XML output.
+TEST_F(KvStoreContextsTest, AnIngestWritesItsPagesOnce) {
+  constexpr int64_t kTokens = 16'384;
+  geometry_ = MakeGeometry(4, 64, {0, 0, 0, 0});
+  host_budget_ = 8 * kMiB;
+  KvPolicy policy;  // int8, pages of 128
+  OpenDisk();
+  OpenStores(2);
+  ASSERT_OK(group_->CreateContext(MakeManifest(7, policy)));
+  ASSERT_OK(group_->OpenSequence(kOne, IngestOf(7)));
+  for (uint64_t version = 1; group_->Length(kOne) < kTokens; ++version) {
+    for (int step = 0; step < 16; ++step) {
+      ASSERT_OK(group_->Step(kOne, 7, 256));
+      group_->ExpectWithinBudget();
+    }
+    ASSERT_OK(group_->Commit(kOne, Version(7, version, group_->Length(kOne), policy)));
+  }
+  ASSERT_OK(group_->CloseSequence(kOne));
+  uint64_t page_bytes = 0;
+  for (const auto& [name, record] : Records(7)) {
+    page_bytes += record.size();
+  }
+  OpenDisk();  // everything that closing writes counts too
+  const uint64_t written = files_->BytesAppended();
+  const uint64_t logged = files_->BytesAppended(FaultFileSystem::FileKind::kLog);
+  EXPECT_LE(static_cast<double>(written), 1.2 * static_cast<double>(page_bytes));
+  EXPECT_LE(logged, 64 * kKiB) << "page bytes went through the log";
+  OpenStores(1);
+  ASSERT_OK(group_->OpenSequence(kTwo, [&] {
+    OpenSequenceOptions options = Behind(7, kTokens);
+    options.policy = policy;
+    return options;
+  }()));
+  const int64_t start_us = SystemClock().NowUs();
+  for (int32_t layer = 0; layer < 4; ++layer) {
+    auto cursor = group_->store(0).Read(kTwo, layer, kTokens - 1, kTokens - 1);
+    for (auto views = cursor->Next(); views.has_value() && !views->empty();
+         views = cursor->Next()) {
+    }
+  }
+  const int64_t read_us = SystemClock().NowUs() - start_us;
+  const uint64_t bytes_read = group_->store(0).Stats().disk_bytes_read;
+  EXPECT_GE(bytes_read, page_bytes);
+  RecordProperty("page_mib", static_cast<int>(page_bytes / kMiB));
+  RecordProperty("write_amplification_percent", static_cast<int>(100 * written / page_bytes));
+  RecordProperty("log_bytes", static_cast<int>(logged));
+  RecordProperty("read_mib_per_s",
+                 static_cast<int>(bytes_read * 1'000'000 / kMiB / static_cast<uint64_t>(read_us)));
 }
 
 }  // namespace
