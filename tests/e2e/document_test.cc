@@ -89,6 +89,38 @@ INSTANTIATE_TEST_SUITE_P(Workers,
                          testing::Values(1, 3),
                          testing::PrintToStringParamName());
 
+TEST(Serve, ReadsItsSettingsFile) {
+  const TempDir files;
+  ASSERT_OK(WriteFileAtomically(files.File("varve.yaml"),
+                                "workers: 2\nthreads: 1\nhost_budget: 64MiB\nlog_level: warn\n"));
+  const ServerProcess server(files.File("data"),
+                             {"--config", files.File("varve.yaml"), "--threads", "2"});
+  EXPECT_THAT(server.process().Out(), HasSubstr("with 2 workers on 2 threads"));
+  EXPECT_THAT(server.process().Out(), HasSubstr("serving mini at http://127.0.0.1:"));
+  EXPECT_THAT(server.process().Out(),
+              HasSubstr("data in " + files.File("data") + "; 0 contexts recovered"));
+}
+
+TEST(Serve, SaysWhyItDoesNotStart) {
+  const TempDir files;
+  const auto serve = [&](const std::string& model, const std::string& data) {
+    return RunVarve({"serve", "--model", model, "--data", data, "--port", "0"});
+  };
+  const RunResult no_model = serve(files.File("none"), files.File("data"));
+  EXPECT_EQ(no_model.exit_code, cli::kExitFailure);
+  EXPECT_THAT(no_model.err, HasSubstr("there is no model directory"));
+
+  ASSERT_OK(WriteFileAtomically(files.File("config.json"),
+                                R"({"architectures":["MambaForCausalLM"],"model_type":"mamba"})"));
+  const RunResult unsupported = serve(files.path(), files.File("data"));
+  EXPECT_EQ(unsupported.exit_code, cli::kExitFailure);
+  EXPECT_THAT(unsupported.err, HasSubstr("amba"));
+
+  const RunResult no_directory = serve(TestModelDir(), files.File("config.json"));
+  EXPECT_EQ(no_directory.exit_code, cli::kExitFailure);
+  EXPECT_THAT(no_directory.err, HasSubstr("config.json"));
+}
+
 TEST(AskDocument, NeedsNoServer) {
   const TempDir files;
   const FactDocument document = MakeFactDocument(7, 100);

@@ -25,7 +25,7 @@ class ServerProcess {
 
   const std::string& url() const { return url_; }
   const cli::ApiClient& api() const { return *api_; }
-  ChildProcess& process() { return *process_; }
+  ChildProcess& process() const { return *process_; }
   // SIGKILL, and waits until it is gone.
   void Kill();
   // SIGTERM, and waits. Returns the exit code.

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -67,7 +68,7 @@ TEST_F(SmolLm2Test, AnswersASimpleQuestionRight) {
 }
 
 // Where two tokens lead by less than this, the float32 reference and KV in bf16 may rightly choose
-// differently: 24 layers of 2^-9 relative error move a logit of about 20 by some hundredths,
+// differently: 30 layers of 2^-9 relative error move a logit of about 20 by some hundredths,
 // measured at most 0.1.
 constexpr float kNearTie = 0.1F;
 
@@ -98,7 +99,8 @@ TEST_F(SmolLm2Test, GreedyTextEqualsTheReference) {
   ASSERT_OK(text_model);
   const auto prompts = ReadFile(std::string(reference) + "/prompts.json");
   ASSERT_OK(prompts);
-  for (const auto& [name, text] : Json::parse(*prompts).items()) {
+  const Json texts = Json::parse(*prompts);
+  for (const auto& [name, text] : texts.items()) {
     SCOPED_TRACE(name);
     const auto file =
         SafetensorsModel::OpenFile(std::string(reference) + "/" + name + ".safetensors");
@@ -118,18 +120,20 @@ TEST_F(SmolLm2Test, GreedyTextEqualsTheReference) {
     const bool complete = same == expected.size() || (*text_model)->IsEos(expected[same]);
     EXPECT_TRUE(complete || leads.at(prompt.size() - 1 + same) < kNearTie)
         << "after " << same << " tokens, which lead by " << leads.at(prompt.size() - 1 + same);
+    fmt::print("{}: {} of {} tokens equal\n", name, same, expected.size());
     EXPECT_GT(same, 3U);
   }
 }
 
 TEST_F(SmolLm2Test, ReadsADocumentOnceAndAnswersAfterARestart) {
-  FactDocument document = MakeFactDocument(51, 330);  // about 6,000 tokens
-  document.text += "\nThe name of the ferry that crosses the lake on Sundays is Marigold.\n";
-  const std::string question =
-      "According to the text, what is the name of the ferry that crosses the lake on Sundays?";
+  // About 6,000 tokens. So small a model finds the fact at the beginning, where its KV is the
+  // oldest, and not everywhere.
+  const std::string text = "The ferry that crosses the lake on Sundays is called the Marigold.\n" +
+                           MakeFactDocument(51, 390).text;
+  const std::string question = "What is the name of the ferry that crosses the lake on Sundays?";
   const RunResult ingested =
       RunVarve({"ingest", "--name", "doc", "--json", "--server", server_->url(), "-"},
-               {.input = document.text, .timeout_s = 600});
+               {.input = text, .timeout_s = 600});
   ASSERT_EQ(ingested.exit_code, cli::kExitOk) << ingested.err;
   EXPECT_GT(Json::parse(ingested.out).at("tokens"), 5500);
   const std::vector<std::string> ask = {

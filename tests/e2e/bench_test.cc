@@ -1,0 +1,86 @@
+// `varve bench`: every bench runs, small, and prints the rows that scripts read.
+#include <sstream>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/e2e/server_process.h"
+
+#include "ops/cli/exit_code.h"
+#include <nlohmann/json.hpp>
+
+namespace varve {
+namespace {
+
+std::vector<nlohmann::json> Rows(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), "bench");
+  arguments.insert(arguments.end(), {"--json", "--runs", "1", "--threads", "2"});
+  const RunResult result = RunVarve(arguments);
+  EXPECT_EQ(result.exit_code, cli::kExitOk) << result.err;
+  std::vector<nlohmann::json> rows;
+  std::istringstream lines(result.out);
+  for (std::string line; std::getline(lines, line);) {
+    rows.push_back(nlohmann::json::parse(line));
+    for (const char* key :
+         {"tokens", "threads", "workers", "median_ms", "tokens_per_s", "roof_fraction", "bpe"}) {
+      EXPECT_TRUE(rows.back().at(key).is_number()) << key << " in " << line;
+    }
+    EXPECT_GT(rows.back().at("median_ms"), 0) << line;
+    EXPECT_TRUE(rows.back().at("codec").is_string()) << line;
+    EXPECT_TRUE(rows.back().at("shape").is_string()) << line;
+  }
+  return rows;
+}
+
+std::vector<std::string> Names(const std::vector<nlohmann::json>& rows) {
+  std::vector<std::string> names;
+  for (const nlohmann::json& row : rows) {
+    names.push_back(row.at("bench"));
+  }
+  return names;
+}
+
+TEST(Bench, AttentionPrintsARowForEachCodec) {
+  const auto rows = Rows({"attention", "--tokens", "512", "--queries", "0"});
+  EXPECT_THAT(Names(rows), testing::Each("attention"));
+  EXPECT_GE(rows.size(), 3U);
+}
+
+TEST(Bench, StepPrintsPrefillAndDecode) {
+  const auto names = Names(Rows({"step",
+                                 "--model",
+                                 TestModelDir(),
+                                 "--tokens",
+                                 "256",
+                                 "--workers",
+                                 "2",
+                                 "--decode-steps",
+                                 "2"}));
+  EXPECT_THAT(names, testing::IsSupersetOf({"step_prefill", "step_decode"}));
+}
+
+TEST(Bench, IngestAndRestartMeasureTheServedPath) {
+  const auto ingest =
+      Rows({"ingest", "--model", TestModelDir(), "--tokens", "600", "--workers", "2"});
+  ASSERT_THAT(Names(ingest), testing::ElementsAre("ingest"));
+  EXPECT_GE(ingest[0].at("tokens"), 600);
+  EXPECT_GT(ingest[0].at("bpe"), 8);  // int8 pages, and what is exact
+  EXPECT_GT(ingest[0].at("roof_fraction"), 0);
+  EXPECT_LT(ingest[0].at("roof_fraction"), 1);
+
+  const auto restart = Rows({"restart", "--model", TestModelDir(), "--tokens", "600"});
+  ASSERT_THAT(Names(restart), testing::ElementsAre("restart_reopen", "restart_answer"));
+  EXPECT_EQ(restart[0].at("roof_fraction"), -1);
+}
+
+TEST(Bench, SaysWhatIsWrong) {
+  EXPECT_EQ(RunVarve({"bench", "attention", "--codec", "none"}).exit_code, cli::kExitUsage);
+  for (const char* bench : {"step", "ingest", "restart"}) {
+    const RunResult result = RunVarve({"bench", bench, "--model", "/nonexistent"});
+    EXPECT_EQ(result.exit_code, cli::kExitFailure) << bench;
+    EXPECT_NE(result.err, "") << bench;
+  }
+}
+
+}  // namespace
+}  // namespace varve
