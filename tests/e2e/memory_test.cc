@@ -20,7 +20,7 @@
 namespace varve {
 namespace {
 
-constexpr uint64_t kHostBudget = 12 * kMiB;
+constexpr uint64_t kHostBudget = 8 * kMiB;
 constexpr uint64_t kAllowance = 256 * kMiB;
 
 // Anonymous memory of a process, in bytes: what it holds itself, mapped files such as the weights
@@ -53,7 +53,7 @@ TEST(Memory, StaysWithinItsBudgetsWhileALongDocumentIsIngested) {
                        {"--workers", "2", "--host-budget", fmt::format("{}", kHostBudget)});
   const uint64_t at_start = RssAnon(server.process().pid());
   ASSERT_GT(at_start, 0U);
-  const FactDocument document = MakeFactDocument(21, 3900);  // about 64,000 tokens
+  const FactDocument document = MakeFactDocument(21, 2600);  // about 43,000 tokens
   ASSERT_OK(WriteFileAtomically(files.File("doc"), document.text));
   ChildProcess ingest({VarveBinary(),
                        "ingest",
