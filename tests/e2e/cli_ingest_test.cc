@@ -145,6 +145,14 @@ TEST_F(IngestSessionTest, RefusesAnotherText) {
   EXPECT_EQ(context_.text, "the text");
 }
 
+// Nothing would be sent, so the server could not object: only the hash tells.
+TEST_F(IngestSessionTest, DoesNotTakeAnotherTextOfTheSameLengthForComplete) {
+  ASSERT_OK(Ingest("the text"));
+  const auto summary = Ingest("THE TEXT");
+  ASSERT_ERROR(summary, ErrorCode::kConflict);
+  EXPECT_NE(summary.error().message.find("holds another text"), std::string::npos);
+}
+
 TEST_F(IngestSessionTest, RefusesAnotherCodec) {
   ASSERT_OK(Ingest("the text", {.kv_codec = "int8"}));
   EXPECT_OK(Ingest("the text", {.kv_codec = "int8"}));
