@@ -259,6 +259,7 @@ std::optional<ApiError> ParseCompletion(CompletionKind kind,
   params->seed_given = seed.has_value();
   params->sampling.seed = static_cast<uint64_t>(seed.value_or(0));
   ReadStop(&fields, params);
+  params->ignore_eos = fields.Bool("ignore_eos").value_or(false);
   ReadStream(&fields, params);
   ReadLogprobs(kind, &fields, params);
   RefuseUnsupported(kind, &fields);

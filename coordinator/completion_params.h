@@ -29,6 +29,7 @@ struct CompletionParams {
   SamplingParams sampling;  // the seed only if seed_given
   bool seed_given = false;
   std::vector<std::string> stop;
+  bool ignore_eos = false;
   bool stream = false;
   bool include_usage = false;
   bool logprobs = false;

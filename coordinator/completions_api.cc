@@ -114,13 +114,18 @@ uint64_t CompletionsApi::NextRandom() {
 }
 
 void CompletionsApi::Handle(CompletionKind kind, RoutedRequest request) {
-  const TraceSpan span("coordinator/completions_api");
   CompletionParams params;
   auto generation = std::make_unique<GenerationRequest>();
-  std::optional<ApiError> error = ParseCompletion(kind, request.http.body, &params);
-  request.http.body = {};
-  if (!error) {
-    error = Prepare(kind, &params, generation.get());
+  std::optional<ApiError> error;
+  {
+    // Ends before the engine has the request: a trace that stops with the answer has this span
+    // whole.
+    const TraceSpan span("coordinator/completions_api");
+    error = ParseCompletion(kind, request.http.body, &params);
+    request.http.body = {};
+    if (!error) {
+      error = Prepare(kind, &params, generation.get());
+    }
   }
   if (error) {
     request.response->Send(ErrorResponse(*error));
@@ -247,6 +252,7 @@ std::optional<ApiError> CompletionsApi::Prepare(CompletionKind kind,
   }
   generation->num_top_logprobs = params->num_top_logprobs;
   generation->stop = std::move(params->stop);
+  generation->ignore_eos = params->ignore_eos;
   return std::nullopt;
 }
 

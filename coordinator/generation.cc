@@ -44,11 +44,14 @@ GenerationEvent Generation::Drawn(const TokenLogprob& token, std::vector<TokenLo
   GenerationEvent event;
   event.completion_tokens = num_drawn_;
   const bool is_eos = text_model_->IsEos(token.token);
+  const bool ends = is_eos && !request_->ignore_eos;
   if (!is_eos) {
     event.text = stop_matcher_.Push(stream_->Push(token.token));
+  }
+  if (!ends) {
     event.tokens.push_back(GeneratedToken{token, std::move(top)});
   }
-  if (is_eos || stop_matcher_.matched()) {
+  if (ends || stop_matcher_.matched()) {
     event.finish = FinishReason::kStop;
   } else if (num_drawn_ >= request_->max_tokens) {
     event.finish = FinishReason::kLength;

@@ -9,7 +9,7 @@
 #include "coordinator/openai_error.h"
 #include "proto/base/trace.h"
 
-#include <boost/asio/post.hpp>
+#include <boost/asio/dispatch.hpp>
 #include <boost/asio/write.hpp>
 #include <boost/beast/core/error.hpp>
 #include <boost/beast/http/error.hpp>
@@ -28,7 +28,9 @@ using std::chrono::milliseconds;
 constexpr size_t kMaxPipelinedBytes = 64 << 10;
 constexpr int kLingerMs = 2000;
 
-// Hands the handler's calls to the I/O thread.
+// Hands the handler's calls to the I/O thread. A call that is made there runs at once: were it
+// posted, it would wait in a queue of that thread, and a later call of another thread could
+// overtake it.
 class PostedResponse final : public ResponseStream {
  public:
   PostedResponse(HttpServerState* server,
@@ -61,7 +63,7 @@ class PostedResponse final : public ResponseStream {
     Post([work = std::move(work)](HttpConnection*, uint64_t) { work(); });
   }
   void OnDisconnect(std::function<void()> callback) override {
-    net::post(
+    net::dispatch(
         io_,
         [connection = connection_, exchange = exchange_, callback = std::move(callback)]() mutable {
           if (const auto alive = connection.lock()) {
@@ -75,12 +77,12 @@ class PostedResponse final : public ResponseStream {
  private:
   template <typename Call>
   void Post(Call call) {
-    net::post(io_,
-              [connection = connection_, exchange = exchange_, call = std::move(call)]() mutable {
-                if (const auto alive = connection.lock()) {
-                  call(alive.get(), exchange);
-                }
-              });
+    net::dispatch(
+        io_, [connection = connection_, exchange = exchange_, call = std::move(call)]() mutable {
+          if (const auto alive = connection.lock()) {
+            call(alive.get(), exchange);
+          }
+        });
   }
 
   net::io_context& io_;

@@ -40,6 +40,7 @@ struct GenerationRequest {
   SamplingParams sampling;
   int32_t num_top_logprobs = 0;
   std::vector<std::string> stop;
+  bool ignore_eos = false;  // an end-of-text token has no text and ends nothing
   // Called on the engine's thread, must not block. Not called after the request was cancelled.
   std::function<void(GenerationEvent)> on_event;
 };

@@ -305,6 +305,7 @@ const BadRequest kBadRequests[] = {
     {"text", R"("stop":"")", 400, "stop", "1 to 1024"},
     {"text", R"("stop":{"a":1})", 400, "stop", "string or an array"},
     {"text", R"("stream":"yes")", 400, "stream", "true or false"},
+    {"text", R"("ignore_eos":1)", 400, "ignore_eos", "true or false"},
     {"text", R"("stream_options":{"include_usage":true})", 400, "stream_options", "stream"},
     {"text", R"("stream":true,"stream_options":{"x":1})", 400, "stream_options.x", "not a field"},
     {"text", R"("stream":true,"stream_options":[])", 400, "stream_options", "object"},

@@ -39,6 +39,17 @@ TEST(Engine, StopsAtMaxTokens) {
   EXPECT_EQ(last.completion_tokens, 3);
 }
 
+TEST(Engine, GoesOnPastTheEndOfTextTokenWhenAskedTo) {
+  EngineRig rig;
+  auto request = EngineRig::Request("hello", 20);
+  request->ignore_eos = true;
+  auto submitted = rig.Submit(std::move(request));
+  const GenerationEvent last = submitted.log->WaitForEnd();
+  EXPECT_EQ(submitted.log->text(), "hello");
+  EXPECT_EQ(last.finish, FinishReason::kLength);
+  EXPECT_EQ(last.completion_tokens, 20);
+}
+
 TEST(Engine, FindsAStopStringAcrossTokens) {
   EngineRig rig;
   auto request = EngineRig::Request("one STOP two");
@@ -279,7 +290,7 @@ TEST(EngineIngest, ARequestReadsTheSnapshotAndHoldsItsContext) {
 TEST(EngineIngest, DeletesWhileIngesting) {
   EngineRig rig;
   rig.workers.HoldSteps(true);
-  ASSERT_OK(rig.catalog.Create("doc", Words(100000), {}));
+  ASSERT_OK(rig.catalog.Create("doc", Words(50000), {}));
   ASSERT_TRUE(rig.workers.WaitUntil([](const FakeWorkerGroup& w) { return !w.plans().empty(); }));
   std::promise<Result<void>> deleted;
   rig.engine.DeleteContext("doc", [&](Result<void> r) { deleted.set_value(std::move(r)); });

@@ -164,13 +164,12 @@ TEST_F(DurabilityTest, ATakenPortIsRefused) {
   EXPECT_THAT(second.err, HasSubstr("in use"));
 }
 
-// An answer that goes on for a while, whatever the model has to say: one token after the other,
-// drawn at high temperature.
-Json LongAnswer(const std::string& model) {
+// An answer of exactly max_tokens, whatever the model has to say.
+Json LongAnswer(const std::string& model, int max_tokens) {
   return {{"model", model},
           {"prompt", "Once upon a time"},
-          {"max_tokens", 400},
-          {"temperature", 1.5},
+          {"max_tokens", max_tokens},
+          {"ignore_eos", true},
           {"seed", 1},
           {"stream", true}};
 }
@@ -182,7 +181,7 @@ TEST_F(DurabilityTest, SigtermLetsARunningStreamFinish) {
   ASSERT_OK(model);
   std::vector<std::string> events;
   const auto response = http->SendStreaming(
-      {.method = "POST", .target = "/v1/completions", .body = LongAnswer(*model).dump()},
+      {.method = "POST", .target = "/v1/completions", .body = LongAnswer(*model, 400).dump()},
       [&](std::string_view data) {
         if (events.empty()) {
           server.process().Signal(SIGTERM);
@@ -206,7 +205,7 @@ TEST_F(DurabilityTest, ASecondSignalStopsAtOnce) {
   ASSERT_OK(model);
   int events = 0;
   const auto response = http->SendStreaming(
-      {.method = "POST", .target = "/v1/completions", .body = LongAnswer(*model).dump()},
+      {.method = "POST", .target = "/v1/completions", .body = LongAnswer(*model, 1000000).dump()},
       [&](std::string_view) {
         if (++events <= 2) {
           server.process().Signal(SIGTERM);
