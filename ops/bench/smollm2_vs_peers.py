@@ -65,7 +65,7 @@ class Peer:
 
 
 class Varve:
-    """`varve bench`, a fresh process per measurement: it loads, warms up and takes its own median."""
+    """`varve bench step`, a fresh process per round that measures once, with one worker and with eight."""
     name = "varve"
 
     def __init__(self, binary: Path, model: Path):
@@ -85,20 +85,21 @@ class Varve:
         return usage.ru_utime + usage.ru_stime
 
     def measure(self, num_tokens: int, num_decode: int, threads: int) -> list[dict]:
-        del num_decode  # varve bench step decides how many steps its median needs
+        wall, cpu = time.perf_counter(), self._cpu_seconds()
+        out = self._run(["bench", "step", "--model", str(self._model), "--tokens", str(num_tokens), "--workers", "1", "8",
+                         "--threads", str(threads), "--decode-steps", str(num_decode), "--runs", "1", "--json"])
+        share = (self._cpu_seconds() - cpu) / ((time.perf_counter() - wall) * threads)
+        found = {(line["bench"], line["workers"]): line
+                 for line in map(json.loads, filter(lambda line: line.startswith("{"), out.splitlines()))}
         rows = []
-        for command, bench, phase in (("ingest", "step_prefill", "prefill"), ("step", "step_decode", "decode")):
-            wall, cpu = time.perf_counter(), self._cpu_seconds()
-            out = self._run(["bench", command, "--model", str(self._model), "--tokens", str(num_tokens),
-                             "--threads", str(threads), "--json"])
-            share = (self._cpu_seconds() - cpu) / ((time.perf_counter() - wall) * threads)
-            found = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-            found = [line for line in found if line.get("bench") == bench]
-            if not found:
-                sys.exit(f"smollm2_vs_peers: 'varve bench {command} --json' printed no line with \"bench\": \"{bench}\"")
-            rows += [{"engine": f"varve-{line['codec']}", "phase": phase, "tokens": num_tokens,
-                      "tokens_per_s": line["tokens_per_s"], "tokens_per_core_s": None, "cpu": share, "bpe": line["bpe"],
-                      "roof_fraction": line["roof_fraction"]} for line in found]
+        for bench, phase in (("step_prefill", "prefill"), ("step_decode", "decode")):
+            for workers in (1, 8):
+                line = found.get((bench, workers))
+                if line is None:
+                    sys.exit(f"smollm2_vs_peers: 'varve bench step --json' printed no \"{bench}\" of {workers} workers")
+                rows.append({"engine": f"varve-{line['codec']} x{workers}", "phase": phase, "tokens": num_tokens,
+                             "tokens_per_s": line["tokens_per_s"], "tokens_per_core_s": None, "cpu": share,
+                             "bpe": line["bpe"], "roof_fraction": line["roof_fraction"]})
         return rows
 
     def close(self) -> None:
