@@ -30,21 +30,17 @@ HWY_INLINE hn::Vec<FourTag> FoldToFour(D /*d*/, hn::Vec<D> x) {
   }
 }
 
-// The four sums over the lanes of a, b, c and e.
+// The four sums over the lanes of a, b, c and e. Folds last: four vectors share its shuffles.
 template <class D>
 HWY_INLINE hn::Vec<FourTag> SumFour(D d, hn::Vec<D> a, hn::Vec<D> b, hn::Vec<D> c, hn::Vec<D> e) {
-  const FourTag four;
-  const hn::FixedTag<double, 2> pairs;
-  const auto a4 = FoldToFour(d, a);
-  const auto b4 = FoldToFour(d, b);
-  const auto c4 = FoldToFour(d, c);
-  const auto e4 = FoldToFour(d, e);
-  const auto ab = hn::BitCast(
-      pairs, hn::Add(hn::InterleaveLower(four, a4, b4), hn::InterleaveUpper(four, a4, b4)));
-  const auto ce = hn::BitCast(
-      pairs, hn::Add(hn::InterleaveLower(four, c4, e4), hn::InterleaveUpper(four, c4, e4)));
-  return hn::Add(hn::BitCast(four, hn::InterleaveLower(pairs, ab, ce)),
-                 hn::BitCast(four, hn::InterleaveUpper(pairs, ab, ce)));
+  const hn::Repartition<double, D> pairs;
+  const auto ab =
+      hn::BitCast(pairs, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
+  const auto ce =
+      hn::BitCast(pairs, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)));
+  return FoldToFour(d,
+                    hn::Add(hn::BitCast(d, hn::InterleaveLower(pairs, ab, ce)),
+                            hn::BitCast(d, hn::InterleaveUpper(pairs, ab, ce))));
 }
 
 // Keeps the compiler from loading a value again for each use: two loads per cycle are fewer than
@@ -105,18 +101,20 @@ HWY_INLINE void ScoreTokens(D d,
     }
   }
   for (size_t i = 0; i < head_dim; i += hn::Lanes(d)) {
-    V key[kTokens];
-#pragma GCC unroll 8
-    for (size_t t = 0; t < kTokens; ++t) {
-      key[t] = reader.Key(d, token + t, i);
-    }
+    // Twelve sums, three queries and one key are all the registers that AVX2 has.
+    V query[kRows];
 #pragma GCC unroll 4
     for (size_t row = 0; row < kRows; ++row) {
-      V query = hn::LoadU(d, q + row * head_dim + i);
-      KeepInRegister(query);
+      query[row] = hn::LoadU(d, q + row * head_dim + i);
+      KeepInRegister(query[row]);
+    }
 #pragma GCC unroll 8
-      for (size_t t = 0; t < kTokens; ++t) {
-        sum[row][t] = hn::MulAdd(query, key[t], sum[row][t]);
+    for (size_t t = 0; t < kTokens; ++t) {
+      V key = reader.Key(d, token + t, i);
+      KeepInRegister(key);
+#pragma GCC unroll 4
+      for (size_t row = 0; row < kRows; ++row) {
+        sum[row][t] = hn::MulAdd(query[row], key, sum[row][t]);
       }
     }
   }
@@ -169,17 +167,19 @@ HWY_INLINE void AddValues(D d,
     }
   }
   for (size_t t = begin; t < end; ++t) {
-    V value[kVectors];
-#pragma GCC unroll 8
-    for (size_t v = 0; v < kVectors; ++v) {
-      value[v] = reader.Value(d, token + t, i + v * lanes);
-    }
+    V weight[kRows];
 #pragma GCC unroll 4
     for (size_t row = 0; row < kRows; ++row) {
-      const V weight = hn::Set(d, weights[row * kTileTokens + t]);
+      weight[row] = hn::Set(d, weights[row * kTileTokens + t]);
+      KeepInRegister(weight[row]);
+    }
 #pragma GCC unroll 8
-      for (size_t v = 0; v < kVectors; ++v) {
-        sum[row][v] = hn::MulAdd(weight, value[v], sum[row][v]);
+    for (size_t v = 0; v < kVectors; ++v) {
+      V value = reader.Value(d, token + t, i + v * lanes);
+      KeepInRegister(value);
+#pragma GCC unroll 4
+      for (size_t row = 0; row < kRows; ++row) {
+        sum[row][v] = hn::MulAdd(weight[row], value, sum[row][v]);
       }
     }
   }

@@ -10,9 +10,10 @@
 namespace varve {
 namespace {
 
-// A block of weights of a few tokens: long enough that dealing it out costs nothing, short enough
-// to balance.
-constexpr size_t kFewBlockBytes = 32 * 1024;
+// A block of weights of a few tokens: long enough that the memory delivers it at full rate, short
+// enough to balance.
+constexpr size_t kMinFewBlockBytes = 32 * 1024;
+constexpr size_t kMaxFewBlockBytes = 256 * 1024;
 constexpr size_t kRowStep = 16;
 
 size_t RoundUp(size_t value, size_t step) {
@@ -22,7 +23,9 @@ size_t RoundUp(size_t value, size_t step) {
 size_t BlockRows(const MatMulParams& params, size_t num_threads) {
   if (params.tokens < kManyTokens) {
     const size_t row_bytes = std::max<size_t>(params.w.cols * DTypeBytes(params.w.dtype), 1);
-    return RoundUp(std::clamp<size_t>(kFewBlockBytes / row_bytes, 1, 256), kRowStep);
+    const size_t share = params.w.rows * row_bytes / (4 * num_threads);
+    const size_t block_bytes = std::clamp(share, kMinFewBlockBytes, kMaxFewBlockBytes);
+    return RoundUp(std::max<size_t>(block_bytes / row_bytes, 1), kRowStep);
   }
   // Three blocks per thread, so that a late thread costs a third of its share.
   const size_t share = params.w.rows / (num_threads == 1 ? 1 : 3 * num_threads);

@@ -52,7 +52,7 @@ class IngestLatency : public testing::Test {
     const nlohmann::json body = {{"model", model_},
                                  {"prompt", "Once upon a time"},
                                  {"max_tokens", kTokens},
-                                 {"temperature", 1.2},
+                                 {"ignore_eos", true},
                                  {"seed", seed},
                                  {"stream", true}};
     std::vector<double> gaps_ms;
