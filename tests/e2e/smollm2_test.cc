@@ -13,6 +13,7 @@
 #include "proto/base/file.h"
 #include "tests/e2e/server_process.h"
 #include "tests/support/result_matchers.h"
+#include "tests/worker/group_rig.h"
 #include "worker/safetensors.h"
 
 #include "ops/cli/exit_code.h"
@@ -122,6 +123,66 @@ TEST_F(SmolLm2Test, GreedyTextEqualsTheReference) {
         << "after " << same << " tokens, which lead by " << leads.at(prompt.size() - 1 + same);
     fmt::print("{}: {} of {} tokens equal\n", name, same, expected.size());
     EXPECT_GT(same, 3U);
+  }
+}
+
+std::vector<float> Floats(const Tensor& tensor) {
+  std::vector<float> values(tensor.bytes.size() / sizeof(float));
+  std::memcpy(values.data(), tensor.bytes.data(), tensor.bytes.size());
+  return values;
+}
+
+// Of the largest logit, with KV in fp32: what is left is the order of sums.
+constexpr double kExactTolerance = 1e-4;
+
+TEST(SmolLm2Logits, EqualTheReferenceAtEveryPosition) {
+  const char* directory = std::getenv("VARVE_SMOLLM2_DIR");
+  const char* reference = std::getenv("VARVE_SMOLLM2_REFERENCE");
+  if (directory == nullptr || reference == nullptr) {
+    GTEST_SKIP() << "VARVE_SMOLLM2_DIR and VARVE_SMOLLM2_REFERENCE are not both set";
+  }
+  GroupRig rig(LocalWorkerGroupOptions{.model_dir = directory,
+                                       .num_workers = 3,
+                                       .num_threads = 2,
+                                       .host_budget_bytes = uint64_t{1} << 30,
+                                       .max_step_tokens = 512});
+  const KvPolicy policy = ExactPolicy(/*page_tokens=*/128);
+  const auto prompts = ReadFile(std::string(reference) + "/prompts.json");
+  ASSERT_OK(prompts);
+  const Json texts = Json::parse(*prompts);
+  ASSERT_GT(texts.size(), 3U);
+  for (const auto& [name, text] : texts.items()) {
+    SCOPED_TRACE(name);
+    const auto file =
+        SafetensorsModel::OpenFile(std::string(reference) + "/" + name + ".safetensors");
+    ASSERT_OK(file);
+    const std::vector<int32_t> prompt = Ints(file->tensors().at("input_ids"));
+    const std::vector<int32_t> answer = Ints(file->tensors().at("continuation_ids"));
+    const std::vector<int32_t> top_ids = Ints(file->tensors().at("top_ids"));
+    const std::vector<float> top_logits = Floats(file->tensors().at("top_logits"));
+    const std::vector<float> last_logits = Floats(file->tensors().at("last_logits"));
+    const size_t num_top = file->tensors().at("top_ids").shape.at(1);
+    const size_t vocab = last_logits.size();
+
+    // The prompt as prefill, the answer token by token.
+    const SequenceId sequence = rig.OpenPrivate(policy);
+    std::vector<float> logits = rig.Feed(sequence, prompt, 200);
+    const std::vector<float> decoded =
+        rig.Feed(sequence, answer, 1, static_cast<int64_t>(prompt.size()));
+    EXPECT_LE(RelativeDifference(std::span(logits).last(vocab), last_logits), kExactTolerance);
+    logits.insert(logits.end(), decoded.begin(), decoded.end());
+    EXPECT_OK(rig.group().CloseSequence(sequence));
+    ASSERT_EQ(logits.size(), (prompt.size() + answer.size()) * vocab);
+    std::vector<float> own_top;
+    for (size_t i = 0; i < top_ids.size(); ++i) {
+      own_top.push_back(logits[i / num_top * vocab + static_cast<size_t>(top_ids[i])]);
+    }
+    const double difference = RelativeDifference(own_top, top_logits);
+    fmt::print("{}: {} positions, largest difference {:.1e} of the largest logit\n",
+               name,
+               prompt.size() + answer.size(),
+               difference);
+    EXPECT_LE(difference, kExactTolerance);
   }
 }
 
