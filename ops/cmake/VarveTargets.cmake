@@ -13,7 +13,7 @@ function(varve_add_test name)
     set(ARG_TIMEOUT 300)
   endif()
   add_executable(${name} ${ARG_SOURCES})
-  if("unit" IN_LIST ARG_LABELS)
+  if("unit" IN_LIST ARG_LABELS OR "fuzz" IN_LIST ARG_LABELS)
     add_dependencies(varve_unit_tests ${name})
   endif()
   target_link_libraries(${name} PRIVATE ${ARG_LIBS} GTest::gmock GTest::gtest_main)
@@ -25,7 +25,7 @@ function(varve_add_test name)
   endif()
 endfunction()
 
-# Builds what the label unit needs: the sanitizer builds run no more than that.
+# Builds what the labels unit and fuzz need: the sanitizer builds run no more than that.
 if(NOT TARGET varve_unit_tests)
   add_custom_target(varve_unit_tests)
 endif()

@@ -99,7 +99,8 @@ TEST_F(KvStorePagesTest, WindowPagesOfTheCommittedStateStayUntilTheNextCommit) {
   Append(kOne, 7, 200);
   const auto window_pages = [&] {
     std::vector<uint64_t> pages;
-    for (const PageKey& key : disk_->ListLayerPages(ContextId{7}, 1).value()) {
+    const std::vector<PageKey> keys = disk_->ListLayerPages(ContextId{7}, 1).value();
+    for (const PageKey& key : keys) {
       pages.push_back(key.page);
     }
     return pages;

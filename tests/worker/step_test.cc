@@ -185,6 +185,8 @@ SequenceWork Work(uint64_t sequence, int64_t position, std::vector<int32_t> toke
           .return_all_logits = true};
 }
 
+constexpr double kRounding = 1e-5;  // of the largest logit
+
 // Two sequences, the first of which fails in its second step on one worker. The second must not
 // notice: its logits are those of a group in which nothing fails.
 class StepFault : public testing::TestWithParam<int> {
@@ -214,8 +216,10 @@ class StepFault : public testing::TestWithParam<int> {
       ASSERT_TRUE(results[0].error);
       EXPECT_EQ(results[0].error->code, expected);
       ASSERT_FALSE(results[1].error) << results[1].error->ToString();
-      EXPECT_EQ(RelativeDifference(results[1].logits, wanted[1].logits), 0.0);
-      EXPECT_EQ(group.Step(third)[0].logits, healthy.Step(third)[0].logits);
+      // Not bit for bit: a step of fewer tokens may add up its products in another order.
+      EXPECT_LE(RelativeDifference(results[1].logits, wanted[1].logits), kRounding);
+      EXPECT_LE(RelativeDifference(group.Step(third)[0].logits, healthy.Step(third)[0].logits),
+                kRounding);
       for (int rank = 0; rank < num_workers; ++rank) {
         const int64_t length = group.stores[static_cast<size_t>(rank)]->SequenceLength({1});
         EXPECT_TRUE(length_after < 0 || length == length_after)
