@@ -24,6 +24,13 @@ enum class CodecId : uint16_t {
   kF32 = 1,
   kBf16 = 2,
   kInt8 = 3,
+  kFp8 = 4,
+  kInt4 = 5,
+  kInt3 = 6,
+  kInt2 = 7,
+  kRot4 = 8,
+  kRot3 = 9,
+  kRot2 = 10,
 };
 
 struct RunShape {

@@ -8,5 +8,12 @@ namespace varve {
 const Codec* F32Codec();
 const Codec* Bf16Codec();
 const Codec* Int8Codec();
+const Codec* Fp8Codec();
+const Codec* Int4Codec();
+const Codec* Int3Codec();
+const Codec* Int2Codec();
+const Codec* Rot4Codec();
+const Codec* Rot3Codec();
+const Codec* Rot2Codec();
 
 }  // namespace varve

@@ -10,8 +10,8 @@
 //   |decoded - x| <= scale / 2 <= max|x| / 127 * (1 + 1/128) / 2.
 // NaN is taken as 0, an infinity as the largest magnitude that a run may have (kInt8Largest).
 //
-// For each kv head, token_capacity tokens: K codes [tokens, head_dim], V codes [tokens, head_dim],
-// K scales [tokens], V scales [tokens]. Bits per value: 8 + 16 / head_dim.
+// Rows as in row_block.h, one byte per code, the scale as params[0]. Bits per value: 8 + 16 /
+// head_dim.
 #pragma once
 
 #include <cmath>
@@ -19,6 +19,7 @@
 #include <cstdint>
 
 #include "kernels/codec/bf16_block.h"
+#include "kernels/codec/row_block.h"
 #include "kernels/hd.h"
 
 namespace varve {
@@ -26,29 +27,9 @@ namespace varve {
 inline constexpr float kInt8MaxCode = 127.0F;
 inline constexpr float kInt8Largest = 3.0e38F;
 
-struct Int8HeadLayout {
-  size_t k_codes;  // byte offsets from the start of the run
-  size_t v_codes;
-  size_t k_scales;
-  size_t v_scales;
-};
-
-VARVE_HD constexpr size_t Int8HeadBytes(size_t token_capacity, size_t head_dim) {
-  return 2 * token_capacity * (head_dim + sizeof(uint16_t));
+VARVE_HD constexpr RowFormat Int8Format(size_t head_dim) {
+  return {.row_bytes = head_dim, .num_params = 1};
 }
-
-VARVE_HD constexpr Int8HeadLayout Int8LayoutOfHead(size_t kv_head,
-                                                   size_t token_capacity,
-                                                   size_t head_dim) {
-  const size_t begin = kv_head * Int8HeadBytes(token_capacity, head_dim);
-  const size_t side = token_capacity * head_dim;
-  return {
-      begin, begin + side, begin + 2 * side, begin + 2 * side + token_capacity * sizeof(uint16_t)};
-}
-
-static_assert(Int8HeadBytes(128, 64) * 8 == 2 * 128 * 64 * 8 + 2 * 128 * 16);
-static_assert(Int8LayoutOfHead(1, 128, 64).k_codes ==
-              Int8LayoutOfHead(0, 128, 64).v_scales + 128 * sizeof(uint16_t));
 
 // What an input value counts as.
 VARVE_HD inline float Int8Sanitize(float x) {

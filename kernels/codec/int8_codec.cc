@@ -14,7 +14,7 @@
 
 #include "kernels/codec/codecs.h"
 #include "kernels/codec/int8_block.h"
-#include "proto/base/check.h"
+#include "kernels/codec/row_codec.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
@@ -84,74 +84,24 @@ namespace {
 HWY_EXPORT(Int8EncodeRow);
 HWY_EXPORT(Int8DecodeRow);
 
-class Int8 final : public Codec {
+class Int8 final : public RowCodec {
  public:
   CodecId id() const override { return CodecId::kInt8; }
-  uint16_t version() const override { return 1; }
   std::string_view name() const override { return "int8"; }
-  bool appendable() const override { return false; }
 
-  size_t EncodedBytes(const RunShape& shape) const override {
-    return shape.num_kv_heads * Int8HeadBytes(shape.token_capacity, shape.head_dim);
+ protected:
+  RowFormat Format(size_t head_dim) const override { return Int8Format(head_dim); }
+  void EncodeRow(const float* x,
+                 size_t head_dim,
+                 std::byte* codes,
+                 uint16_t* params) const override {
+    params[0] = HWY_DYNAMIC_DISPATCH(Int8EncodeRow)(x, head_dim, codes);
   }
-
-  // Tokens that the run has room for but does not hold are zero, so that equal tokens give equal
-  // bytes.
-  void Encode(const RunShape& shape,
-              int32_t first_token,
-              int32_t num_tokens,
-              const float* k,
-              const float* v,
-              size_t token_stride,
-              const CodecTables* /*tables*/,
-              std::span<std::byte> out) const override {
-    VARVE_CHECK(out.size() == EncodedBytes(shape));
-    VARVE_CHECK(first_token == 0 && num_tokens >= 0 && num_tokens <= shape.token_capacity);
-    const size_t head_dim = shape.head_dim;
-    if (num_tokens < shape.token_capacity) {
-      std::memset(out.data(), 0, out.size());
-    }
-    const auto encode_row = &HWY_DYNAMIC_DISPATCH(Int8EncodeRow);
-    for (size_t head = 0; head < static_cast<size_t>(shape.num_kv_heads); ++head) {
-      const Int8HeadLayout at = Int8LayoutOfHead(head, shape.token_capacity, head_dim);
-      for (size_t token = 0; token < static_cast<size_t>(num_tokens); ++token) {
-        const size_t source = token * token_stride + head * head_dim;
-        const size_t row = token * head_dim;
-        const uint16_t k_scale = encode_row(k + source, head_dim, out.data() + at.k_codes + row);
-        const uint16_t v_scale = encode_row(v + source, head_dim, out.data() + at.v_codes + row);
-        std::memcpy(out.data() + at.k_scales + token * sizeof(k_scale), &k_scale, sizeof(k_scale));
-        std::memcpy(out.data() + at.v_scales + token * sizeof(v_scale), &v_scale, sizeof(v_scale));
-      }
-    }
-  }
-
-  void Decode(const RunShape& shape,
-              int32_t first_token,
-              int32_t num_tokens,
-              std::span<const std::byte> encoded,
-              const CodecTables* /*tables*/,
-              float* k,
-              float* v) const override {
-    VARVE_CHECK(encoded.size() == EncodedBytes(shape));
-    VARVE_CHECK(first_token >= 0 && num_tokens >= 0);
-    VARVE_CHECK(first_token + num_tokens <= shape.token_capacity);
-    const size_t head_dim = shape.head_dim;
-    const size_t token_values = shape.num_kv_heads * head_dim;
-    const auto decode_row = &HWY_DYNAMIC_DISPATCH(Int8DecodeRow);
-    for (size_t head = 0; head < static_cast<size_t>(shape.num_kv_heads); ++head) {
-      const Int8HeadLayout at = Int8LayoutOfHead(head, shape.token_capacity, head_dim);
-      for (size_t index = 0; index < static_cast<size_t>(num_tokens); ++index) {
-        const size_t token = first_token + index;
-        uint16_t k_scale;
-        uint16_t v_scale;
-        std::memcpy(&k_scale, encoded.data() + at.k_scales + token * 2, sizeof(k_scale));
-        std::memcpy(&v_scale, encoded.data() + at.v_scales + token * 2, sizeof(v_scale));
-        const size_t target = index * token_values + head * head_dim;
-        const size_t row = token * head_dim;
-        decode_row(encoded.data() + at.k_codes + row, k_scale, head_dim, k + target);
-        decode_row(encoded.data() + at.v_codes + row, v_scale, head_dim, v + target);
-      }
-    }
+  void DecodeRow(const std::byte* codes,
+                 const uint16_t* params,
+                 size_t head_dim,
+                 float* out) const override {
+    HWY_DYNAMIC_DISPATCH(Int8DecodeRow)(codes, params[0], head_dim, out);
   }
 };
 

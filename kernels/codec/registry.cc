@@ -8,7 +8,16 @@ namespace varve {
 
 std::span<const Codec* const> AllCodecs() {
   // One line per codec: this is the list. In the order in which tables show them.
-  static const std::array<const Codec*, 3> kCodecs = {F32Codec(), Bf16Codec(), Int8Codec()};
+  static const std::array kCodecs = {F32Codec(),
+                                     Bf16Codec(),
+                                     Int8Codec(),
+                                     Fp8Codec(),
+                                     Int4Codec(),
+                                     Int3Codec(),
+                                     Int2Codec(),
+                                     Rot4Codec(),
+                                     Rot3Codec(),
+                                     Rot2Codec()};
   return kCodecs;
 }
 

@@ -9,6 +9,8 @@
 #include "hwy/highway.h"
 // clang-format on
 
+#include <numeric>
+
 #include "kernels/cpu/attend_block.h"
 #include "kernels/cpu/attend_tile-inl.h"
 #include "proto/base/check.h"
@@ -220,21 +222,28 @@ HWY_INLINE size_t NextRows(size_t rows) {
 }
 
 struct FewScratch {
-  float* q;             // [kFewRows, head_dim]
-  float* scores;        // [kFewRows, kTileTokens]
-  float* key_scales;    // [kTileTokens]
-  float* value_scales;  // [kTileTokens]
-  float* weights;       // [kTileTokens]
+  float* q;              // [kFewRows, head_dim]
+  float* scores;         // [kFewRows, kTileTokens]
+  float* key_scales;     // [kTileTokens]
+  float* key_offsets;    // [kTileTokens]
+  float* value_scales;   // [kTileTokens]
+  float* value_offsets;  // [kTileTokens]
+  float* weights;        // [kTileTokens]
+  float q_sums[kFewRows];
   float corrections[kFewRows];
+  float offsets[kFewRows];
   RowState states[kFewRows];
 };
 
 template <class D, class Reader>
-void AttendTileFew(D d, const AttendBlock& block, const AttendTile& tile, FewScratch& scratch) {
+void AttendTileFew(D d,
+                   const AttendBlock& block,
+                   const Reader& reader,
+                   const AttendTile& tile,
+                   FewScratch& scratch) {
   const AttendParams& params = *block.params;
   const size_t head_dim = params.head_dim;
   const auto rows = static_cast<size_t>(block.num_rows());
-  const Reader reader(*tile.view, block.kv_head, head_dim);
   const int64_t first = params.positions[block.first_query];
   const int64_t last = params.positions[block.first_query + block.num_queries - 1];
   const size_t begin = tile.Visible(params.window, first).begin;
@@ -253,6 +262,14 @@ void AttendTileFew(D d, const AttendBlock& block, const AttendTile& tile, FewScr
     }
     args.key_scales = scratch.key_scales;
     args.value_scales = scratch.value_scales;
+  }
+  if constexpr (Reader::kHasOffset) {
+    for (size_t i = begin; i < end; ++i) {
+      scratch.key_offsets[i] = reader.KeyOffset(tile.first_token + i);
+      scratch.value_offsets[i] = reader.ValueOffset(tile.first_token + i);
+    }
+    args.key_offsets = scratch.key_offsets;
+    args.value_offsets = scratch.value_offsets;
   }
   if (tile.weights != nullptr) {
     std::copy(tile.weights + begin, tile.weights + end, scratch.weights + begin);
@@ -284,8 +301,11 @@ void AttendTileFew(D d, const AttendBlock& block, const AttendTile& tile, FewScr
   const Columns columns{begin / lanes * lanes, (end + lanes - 1) / lanes * lanes};
   for (size_t row = 0; row < rows; ++row) {
     float* scores = scratch.scores + row * kTileTokens;
-    PrepareScores(d, args, tile, columns, block.position(static_cast<int32_t>(row)), scores);
-    scratch.corrections[row] = SoftmaxRow(d, args, columns, scores, &scratch.states[row]);
+    const int64_t position = block.position(static_cast<int32_t>(row));
+    PrepareScores(d, args, tile, columns, position, scratch.q_sums[row], scores);
+    const TileEffect effect = SoftmaxRow(d, args, columns, scores, &scratch.states[row]);
+    scratch.corrections[row] = effect.correction;
+    scratch.offsets[row] = effect.offset;
   }
   for (size_t row = 0, count; row < rows; row += count) {
     count = NextRows(rows - row);
@@ -316,6 +336,14 @@ void AttendTileFew(D d, const AttendBlock& block, const AttendTile& tile, FewScr
         break;
     }
   }
+  if constexpr (Reader::kHasOffset) {
+    for (size_t row = 0; row < rows; ++row) {
+      float* o = block.o + row * block.o_stride;
+      for (size_t i = 0; i < head_dim; i += lanes) {
+        hn::StoreU(hn::Add(hn::LoadU(d, o + i), hn::Set(d, scratch.offsets[row])), d, o + i);
+      }
+    }
+  }
 }
 
 template <class D>
@@ -325,32 +353,31 @@ void AttendFewWith(D d, const AttendBlock& block) {
   scratch.q = block.scratch;
   scratch.scores = scratch.q + kFewRows * params.head_dim;
   scratch.key_scales = scratch.scores + kFewRows * kTileTokens;
-  scratch.value_scales = scratch.key_scales + kTileTokens;
-  scratch.weights = scratch.value_scales + kTileTokens;
+  scratch.key_offsets = scratch.key_scales + kTileTokens;
+  scratch.value_scales = scratch.key_offsets + kTileTokens;
+  scratch.value_offsets = scratch.value_scales + kTileTokens;
+  scratch.weights = scratch.value_offsets + kTileTokens;
   // Read to the end of the last vector, used only up to the last token: must be numbers.
   std::fill(scratch.key_scales, scratch.weights + kTileTokens, 0.0F);
   GatherQueries(block, scratch.q);
   std::fill(block.o, block.o + block.num_rows() * block.o_stride, 0.0F);
+  for (int32_t row = 0; row < block.num_rows(); ++row) {
+    const float* q = scratch.q + row * params.head_dim;
+    scratch.q_sums[row] = std::accumulate(q, q + params.head_dim, 0.0F);
+  }
+  bool rotated = false;
   for (size_t index = block.view_begin; index < block.view_end; ++index) {
     const KvView& view = params.views[index];
-    for (int32_t i = 0; i < NumTiles(view); ++i) {
-      const AttendTile tile = TileOfView(view, block.kv_head, i);
-      switch (view.codec) {
-        case CodecId::kF32:
-          AttendTileFew<D, ExactReader<DType::kF32>>(d, block, tile, scratch);
-          break;
-        case CodecId::kBf16:
-          AttendTileFew<D, ExactReader<DType::kBf16>>(d, block, tile, scratch);
-          break;
-        case CodecId::kInt8:
-          AttendTileFew<D, Int8Reader>(d, block, tile, scratch);
-          break;
-        default:
-          VARVE_UNREACHABLE("a codec that Attend cannot read");
+    const auto attend = [&](const auto& reader) HWY_ATTR {
+      UseCoordinates(block, reader.kRotated, scratch.q, &rotated);
+      for (int32_t i = 0; i < NumTiles(view); ++i) {
+        AttendTileFew(d, block, reader, TileOfView(view, block.kv_head, i), scratch);
       }
-    }
+    };
+    VisitReader(view, block.kv_head, params.head_dim, attend);
     FinishView(block, index, scratch.states);
   }
+  UseCoordinates(block, /*rotate=*/false, scratch.q, &rotated);
   FinishRows(block, scratch.states);
 }
 
@@ -377,7 +404,7 @@ void AttendFew(const AttendBlock& block) {
 }
 
 size_t FewScratchFloats(const AttendPlan& /*plan*/, int32_t head_dim) {
-  return kFewRows * (head_dim + kTileTokens) + 3 * kTileTokens;
+  return kFewRows * (head_dim + kTileTokens) + 5 * kTileTokens;
 }
 
 }  // namespace varve

@@ -34,16 +34,20 @@ template <class Reader>
 HWY_INLINE void WidenKey(const Reader& reader, size_t token, size_t head_dim, float* out) {
   const GemmTag d;
   const auto scale = hn::Set(d, reader.KeyScale(token));
+  const auto offset = hn::Set(d, reader.KeyOffset(token));
   size_t i = 0;
   for (; i + hn::Lanes(d) <= head_dim; i += hn::Lanes(d)) {
     auto key = reader.Key(d, token, i);
     if constexpr (Reader::kScaled) {
       key = hn::Mul(key, scale);
     }
+    if constexpr (Reader::kHasOffset) {
+      key = hn::Add(key, offset);
+    }
     hn::StoreU(key, d, out + i);
   }
   for (; i < head_dim; ++i) {
-    out[i] = reader.KeyScalar(token, i) * reader.KeyScale(token);
+    out[i] = reader.KeyScalar(token, i) * reader.KeyScale(token) + reader.KeyOffset(token);
   }
 }
 
@@ -62,16 +66,20 @@ void PackValues(const Reader& reader,
   const size_t panel_floats = kTileTokens * width;
   for (size_t t = begin; t < end; ++t) {
     const float scale = reader.ValueScale(token + t);
+    const float offset = reader.ValueOffset(token + t);
     size_t i = 0;
     for (; i + lanes <= head_dim; i += lanes) {
       auto value = reader.Value(d, token + t, i);
       if constexpr (Reader::kScaled) {
         value = hn::Mul(value, hn::Set(d, scale));
       }
+      if constexpr (Reader::kHasOffset) {
+        value = hn::Add(value, hn::Set(d, offset));
+      }
       hn::StoreU(value, d, panels + i / width * panel_floats + t * width + i % width);
     }
     for (; i % width != 0 || i < head_dim; ++i) {
-      const float value = i < head_dim ? reader.ValueScalar(token + t, i) * scale : 0.0F;
+      const float value = i < head_dim ? reader.ValueScalar(token + t, i) * scale + offset : 0.0F;
       panels[i / width * panel_floats + t * width + i % width] = value;
     }
   }
@@ -105,7 +113,10 @@ void ScoreTile(const AttendBlock& block,
 }
 
 template <class Reader>
-void AttendTileMany(const AttendBlock& block, const AttendTile& tile, ManyScratch& scratch) {
+void AttendTileMany(const AttendBlock& block,
+                    const Reader& reader,
+                    const AttendTile& tile,
+                    ManyScratch& scratch) {
   const AttendParams& params = *block.params;
   const size_t head_dim = params.head_dim;
   const size_t width = PanelWidth();
@@ -118,7 +129,6 @@ void AttendTileMany(const AttendBlock& block, const AttendTile& tile, ManyScratc
     return;
   }
   const Columns columns{begin, (end + width - 1) / width * width};
-  const Reader reader(*tile.view, block.kv_head, head_dim);
   // 2. Scores, then weights of the values.
   ScoreTile(block, reader, tile.first_token, begin, end, scratch);
   SoftmaxArgs args;
@@ -131,8 +141,9 @@ void AttendTileMany(const AttendBlock& block, const AttendTile& tile, ManyScratc
   }
   for (int32_t row = 0; row < block.num_rows(); ++row) {
     float* scores = scratch.scores + row * kTileTokens;
-    PrepareScores(GemmTag(), args, tile, columns, block.position(row), scores);
-    scratch.corrections[row] = SoftmaxRow(GemmTag(), args, columns, scores, &scratch.states[row]);
+    PrepareScores(GemmTag(), args, tile, columns, block.position(row), /*q_sum=*/0.0F, scores);
+    scratch.corrections[row] =
+        SoftmaxRow(GemmTag(), args, columns, scores, &scratch.states[row]).correction;
   }
   // 3. Values.
   PackValues(reader, tile.first_token, begin, end, head_dim, scratch.value_panels);
@@ -172,26 +183,19 @@ void AttendManyOnTarget(const AttendBlock& block) {
   std::fill(scratch.weights, scratch.weights + kTileTokens, 0.0F);
   GatherQueries(block, scratch.q);
   std::fill(block.o, block.o + block.num_rows() * block.o_stride, 0.0F);
+  bool rotated = false;
   for (size_t index = block.view_begin; index < block.view_end; ++index) {
     const KvView& view = params.views[index];
-    for (int32_t i = 0; i < NumTiles(view); ++i) {
-      const AttendTile tile = TileOfView(view, block.kv_head, i);
-      switch (view.codec) {
-        case CodecId::kF32:
-          AttendTileMany<ExactReader<DType::kF32>>(block, tile, scratch);
-          break;
-        case CodecId::kBf16:
-          AttendTileMany<ExactReader<DType::kBf16>>(block, tile, scratch);
-          break;
-        case CodecId::kInt8:
-          AttendTileMany<Int8Reader>(block, tile, scratch);
-          break;
-        default:
-          VARVE_UNREACHABLE("a codec that Attend cannot read");
+    const auto attend = [&](const auto& reader) HWY_ATTR {
+      UseCoordinates(block, reader.kRotated, scratch.q, &rotated);
+      for (int32_t i = 0; i < NumTiles(view); ++i) {
+        AttendTileMany(block, reader, TileOfView(view, block.kv_head, i), scratch);
       }
-    }
+    };
+    VisitReader(view, block.kv_head, params.head_dim, attend);
     FinishView(block, index, scratch.states);
   }
+  UseCoordinates(block, /*rotate=*/false, scratch.q, &rotated);
   FinishRows(block, scratch.states);
 }
 

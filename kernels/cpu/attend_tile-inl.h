@@ -10,14 +10,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <cstring>
 
-#include "kernels/codec/exact_block.h"
-#include "kernels/codec/int8_block.h"
 #include "kernels/cpu/attend_block.h"
-#include "kernels/cpu/bf16-inl.h"
 #include "kernels/cpu/math-inl.h"
-#include "kernels/cpu/widen-inl.h"
+#include "kernels/cpu/readers-inl.h"
+#include "kernels/cpu/rotate-inl.h"
 
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
@@ -25,89 +22,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-// Readers: the rows of one kv head of an encoded run. Key and Value load Lanes(d) numbers of token
-// `token` from dimension `i` on; the number meant is that times the token's scale, if kScaled. The
-// bytes need no alignment.
-template <DType kDType>
-class ExactReader {
- public:
-  static constexpr bool kScaled = false;
-
-  ExactReader(const KvView& view, size_t kv_head, size_t head_dim)
-      : keys_(view.encoded.data() +
-              ExactKeyOffset(kv_head, view.token_capacity, head_dim) * kStoredBytes<kDType>),
-        values_(view.encoded.data() +
-                ExactValueOffset(kv_head, view.token_capacity, head_dim) * kStoredBytes<kDType>),
-        row_bytes_(head_dim * kStoredBytes<kDType>) {}
-
-  template <class D>
-  HWY_INLINE hn::Vec<D> Key(D d, size_t token, size_t i) const {
-    return LoadWide<kDType>(d, keys_ + token * row_bytes_ + i * kStoredBytes<kDType>);
-  }
-  template <class D>
-  HWY_INLINE hn::Vec<D> Value(D d, size_t token, size_t i) const {
-    return LoadWide<kDType>(d, values_ + token * row_bytes_ + i * kStoredBytes<kDType>);
-  }
-  float KeyScalar(size_t token, size_t i) const {
-    return LoadWideScalar<kDType>(keys_ + token * row_bytes_ + i * kStoredBytes<kDType>);
-  }
-  float ValueScalar(size_t token, size_t i) const {
-    return LoadWideScalar<kDType>(values_ + token * row_bytes_ + i * kStoredBytes<kDType>);
-  }
-  float KeyScale(size_t /*token*/) const { return 1.0F; }
-  float ValueScale(size_t /*token*/) const { return 1.0F; }
-
- private:
-  const std::byte* keys_;
-  const std::byte* values_;
-  size_t row_bytes_;
-};
-
-class Int8Reader {
- public:
-  static constexpr bool kScaled = true;
-
-  Int8Reader(const KvView& view, size_t kv_head, size_t head_dim)
-      : bytes_(view.encoded.data()),
-        at_(Int8LayoutOfHead(kv_head, view.token_capacity, head_dim)),
-        head_dim_(head_dim) {}
-
-  template <class D>
-  HWY_INLINE hn::Vec<D> Key(D d, size_t token, size_t i) const {
-    return Load(d, bytes_ + at_.k_codes + token * head_dim_ + i);
-  }
-  template <class D>
-  HWY_INLINE hn::Vec<D> Value(D d, size_t token, size_t i) const {
-    return Load(d, bytes_ + at_.v_codes + token * head_dim_ + i);
-  }
-  float KeyScalar(size_t token, size_t i) const {
-    return static_cast<int8_t>(bytes_[at_.k_codes + token * head_dim_ + i]);
-  }
-  float ValueScalar(size_t token, size_t i) const {
-    return static_cast<int8_t>(bytes_[at_.v_codes + token * head_dim_ + i]);
-  }
-  float KeyScale(size_t token) const { return Scale(at_.k_scales + token * sizeof(uint16_t)); }
-  float ValueScale(size_t token) const { return Scale(at_.v_scales + token * sizeof(uint16_t)); }
-
- private:
-  template <class D>
-  static HWY_INLINE hn::Vec<D> Load(D d, const std::byte* codes) {
-    const hn::Rebind<int8_t, D> d8;
-    const hn::RebindToSigned<D> d32;
-    const auto code = hn::LoadU(d8, reinterpret_cast<const int8_t*>(codes));
-    return hn::ConvertTo(d, hn::PromoteTo(d32, code));
-  }
-  float Scale(size_t offset) const {
-    uint16_t bits;
-    std::memcpy(&bits, bytes_ + offset, sizeof(bits));
-    return Bf16ToFloat(bits);
-  }
-
-  const std::byte* bytes_;
-  Int8HeadLayout at_;
-  size_t head_dim_;
-};
 
 // The softmax of one row so far: exponentials are relative to `max`. view_*: the current view
 // alone.
@@ -126,9 +40,11 @@ inline float LogSum(float max, float sum) {
 // What one row's scores of a tile go through. Arrays are [kTileTokens] and readable to the end of
 // the last vector.
 struct SoftmaxArgs {
-  const float* key_scales = nullptr;    // multiply the scores; null: ones
-  const float* value_scales = nullptr;  // multiply the weights of the values; null: ones
-  const float* weights = nullptr;       // of pruned pages, multiply the exponentials; null: ones
+  const float* key_scales = nullptr;     // multiply the scores; null: ones
+  const float* key_offsets = nullptr;    // times the sum of the query, added to the scores
+  const float* value_scales = nullptr;   // multiply the weights of the values; null: ones
+  const float* value_offsets = nullptr;  // times their weights, added to every dimension
+  const float* weights = nullptr;        // of pruned pages, multiply the exponentials; null: ones
   float softcap = 0.0F;
   int64_t window = 0;
   bool per_view = false;  // also keep RowState::view_*
@@ -140,19 +56,27 @@ struct Columns {
   size_t last;
 };
 
-// Scales and caps the scores of one row, and makes those that the query at `position` does not see
-// -infinity.
+// Scales and caps the scores of one row, whose query adds up to `q_sum`, and makes those that the
+// query at `position` does not see -infinity.
 template <class D>
 HWY_INLINE void PrepareScores(D d,
                               const SoftmaxArgs& args,
                               const AttendTile& tile,
                               Columns columns,
                               int64_t position,
+                              float q_sum,
                               float* scores) {
   if (args.key_scales != nullptr) {
     for (size_t i = columns.first; i < columns.last; i += hn::Lanes(d)) {
       const auto scale = hn::LoadU(d, args.key_scales + i);
       hn::StoreU(hn::Mul(hn::LoadU(d, scores + i), scale), d, scores + i);
+    }
+  }
+  if (args.key_offsets != nullptr) {
+    const auto sum = hn::Set(d, q_sum);
+    for (size_t i = columns.first; i < columns.last; i += hn::Lanes(d)) {
+      const auto offset = hn::LoadU(d, args.key_offsets + i);
+      hn::StoreU(hn::MulAdd(sum, offset, hn::LoadU(d, scores + i)), d, scores + i);
     }
   }
   if (args.softcap > 0.0F) {
@@ -177,14 +101,16 @@ HWY_INLINE void PrepareScores(D d,
   }
 }
 
-// Turns prepared scores into the weights of the values, relative to the row's new maximum. Returns
-// the factor for what the row has summed up before.
+// What a tile does to a row's sums.
+struct TileEffect {
+  float correction = 1.0F;  // the factor for what the row has summed up before
+  float offset = 0.0F;      // to be added to every dimension, afterwards
+};
+
+// Turns prepared scores into the weights of the values, relative to the row's new maximum.
 template <class D>
-HWY_INLINE float SoftmaxRow(D d,
-                            const SoftmaxArgs& args,
-                            Columns columns,
-                            float* scores,
-                            RowState* state) {
+HWY_INLINE TileEffect
+SoftmaxRow(D d, const SoftmaxArgs& args, Columns columns, float* scores, RowState* state) {
   const size_t lanes = hn::Lanes(d);
   auto max_lanes = hn::Set(d, -INFINITY);
   for (size_t i = columns.first; i < columns.last; i += lanes) {
@@ -193,7 +119,7 @@ HWY_INLINE float SoftmaxRow(D d,
   const float tile_max = hn::GetLane(hn::MaxOfLanes(d, max_lanes));
   if (tile_max == -INFINITY) {
     std::fill(scores + columns.first, scores + columns.last, 0.0F);
-    return 1.0F;
+    return {};
   }
   const float new_max = std::max(state->max, tile_max);
   // The lse of a view alone must not drown in the maximum of other views: then exponentials are
@@ -201,6 +127,7 @@ HWY_INLINE float SoftmaxRow(D d,
   const float reference = args.per_view ? tile_max : new_max;
   const float factor = args.per_view ? std::exp(tile_max - new_max) : 1.0F;
   auto sum_lanes = hn::Zero(d);
+  auto offset_lanes = hn::Zero(d);
   for (size_t i = columns.first; i < columns.last; i += lanes) {
     auto p = FastExp(d, hn::Sub(hn::LoadU(d, scores + i), hn::Set(d, reference)));
     if (args.weights != nullptr) {
@@ -209,6 +136,9 @@ HWY_INLINE float SoftmaxRow(D d,
     sum_lanes = hn::Add(sum_lanes, p);
     if (args.per_view) {
       p = hn::Mul(p, hn::Set(d, factor));
+    }
+    if (args.value_offsets != nullptr) {
+      offset_lanes = hn::MulAdd(p, hn::LoadU(d, args.value_offsets + i), offset_lanes);
     }
     if (args.value_scales != nullptr) {
       p = hn::Mul(p, hn::LoadU(d, args.value_scales + i));
@@ -225,7 +155,28 @@ HWY_INLINE float SoftmaxRow(D d,
                       tile_sum * std::exp(tile_max - view_max);
     state->view_max = view_max;
   }
-  return correction;
+  return {.correction = correction,
+          .offset = args.value_offsets == nullptr ? 0.0F : SumLanes(d, offset_lanes)};
+}
+
+// Turns the queries and the sums of a block into the coordinates of the next view's codec, if it
+// has others. `rotated` says which they are in.
+inline void UseCoordinates(const AttendBlock& block, bool rotate, float* q, bool* rotated) {
+  if (rotate == *rotated) {
+    return;
+  }
+  const size_t head_dim = block.params->head_dim;
+  for (int32_t row = 0; row < block.num_rows(); ++row) {
+    float* o = block.o + row * block.o_stride;
+    if (rotate) {
+      RotateRow(q + row * head_dim, head_dim);
+      RotateRow(o, head_dim);
+    } else {
+      UnrotateRow(q + row * head_dim, head_dim);
+      UnrotateRow(o, head_dim);
+    }
+  }
+  *rotated = rotate;
 }
 
 // Stores the block's result: rows divided by their sums, and lse.

@@ -29,7 +29,7 @@ AttendCase RandomCase(uint64_t seed) {
   const int64_t begin = position;
   for (int32_t view = 0, count = below(9); view < count; ++view) {
     ViewCase next;
-    next.codec = static_cast<CodecId>(1 + below(3));
+    next.codec = AllCodecs()[below(static_cast<int32_t>(AllCodecs().size()))]->id();
     next.token_capacity = 1 + below(below(4) == 0 ? 400 : 130);
     next.first_token = below(next.token_capacity);
     next.num_tokens = below(next.token_capacity - next.first_token + 1);

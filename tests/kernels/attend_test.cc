@@ -13,7 +13,13 @@
 namespace varve {
 namespace {
 
-constexpr CodecId kCodecs[] = {CodecId::kF32, CodecId::kBf16, CodecId::kInt8};
+std::vector<CodecId> CodecIds() {
+  std::vector<CodecId> ids;
+  for (const Codec* codec : AllCodecs()) {
+    ids.push_back(codec->id());
+  }
+  return ids;
+}
 
 // The sizes of issue-scale models and every edge of a tile of 128 tokens, on every instruction set
 // of this machine.
@@ -42,7 +48,7 @@ TEST_P(AttendSweep, MatchesReference) {
         attend_case.num_kv_heads = num_queries > 7 ? 1 : 2;
         attend_case.head_dim = head_dim;
         attend_case.positions = LastPositions(kv_len, num_queries);
-        attend_case.views = PagesOf(kCodecs[seed % 3], kv_len);
+        attend_case.views = PagesOf(CodecIds()[seed % CodecIds().size()], kv_len);
         attend_case.window = seed % 2 == 0 ? 0 : 50;
         attend_case.logit_softcap = seed % 5 == 0 ? 2.0F : 0.0F;
         attend_case.per_view = seed % 7 == 0;
@@ -59,7 +65,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes,
 
 TEST(Attend, TakesEveryCombinationOfCodecWindowAndSoftcap) {
   ThreadTeam team(2);
-  for (const CodecId codec : kCodecs) {
+  for (const CodecId codec : CodecIds()) {
     for (const int num_queries : {1, 40}) {
       for (const int64_t window : {0, 1, 64, 200}) {
         for (const float softcap : {0.0F, 1.5F, 50.0F}) {
@@ -85,9 +91,11 @@ TEST(Attend, MixesCodecsSubrangesAndPrunedTokensInOneCall) {
     attend_case.head_dim = 32;
     attend_case.per_view = true;
     attend_case.views = {
-        {CodecId::kBf16, 4, 0, 4, 0, false},        // sinks
-        {CodecId::kInt8, 128, 4, 120, 0, false},    // a page without its first tokens
-        {CodecId::kInt8, 40, 0, 40, 128, true},     // a pruned page
+        {CodecId::kBf16, 4, 0, 4, 0, false},      // sinks
+        {CodecId::kInt8, 128, 4, 120, 0, false},  // a page without its first tokens
+        {CodecId::kInt8, 40, 0, 40, 128, true},   // a pruned page
+        {CodecId::kRot4, 60, 0, 60, 170, false},  // other coordinates, and back
+        {CodecId::kInt3, 60, 10, 50, 230, false},
         {CodecId::kF32, 300, 17, 270, 300, false},  // longer than a tile, from the middle
         {CodecId::kBf16, 128, 5, 0, 587, false},    // nothing of it
         {CodecId::kBf16, 128, 0, 77, 600, true},
@@ -117,7 +125,7 @@ TEST(Attend, TakesPositionsWithGaps) {
 TEST(Attend, TakesHeadDimsThatNoVectorDivides) {
   ThreadTeam team(1);
   for (const int head_dim : {2, 4, 6, 12, 20, 100, 253}) {
-    for (const CodecId codec : kCodecs) {
+    for (const CodecId codec : CodecIds()) {
       AttendCase attend_case;
       attend_case.head_dim = head_dim;
       attend_case.views = PagesOf(codec, 150);

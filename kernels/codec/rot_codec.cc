@@ -1,0 +1,209 @@
+// Codecs `rot4`, `rot3`, `rot2`: rotated rows, Lloyd-Max levels. Bytes and meaning: rot_block.h.
+#include "kernels/cpu/simd.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/codec/rot_codec.cc"
+// clang-format off
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// clang-format on
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/codec/codecs.h"
+#include "kernels/codec/pack_codes.h"
+#include "kernels/codec/row_codec.h"
+#include "kernels/cpu/rotate-inl.h"
+
+#ifndef VARVE_KERNELS_CODEC_ROT_CODEC_ONCE_
+#define VARVE_KERNELS_CODEC_ROT_CODEC_ONCE_
+namespace varve {
+
+// Sums are held in as many parts as the widest vector has lanes, on every target, and added up in
+// one order.
+inline constexpr size_t kSumParts = 16;
+
+struct RotRow {
+  alignas(64) float values[RowCodes::kSize];  // zero from head_dim on
+};
+
+}  // namespace varve
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace varve::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+inline float AddParts(const float* parts) {
+  float sum = 0.0F;
+  for (size_t i = 0; i < kSumParts; ++i) {
+    sum += parts[i];
+  }
+  return sum;
+}
+
+void LoadRotated(const float* x, size_t head_dim, RotRow* row) {
+  for (size_t i = 0; i < head_dim; ++i) {
+    row->values[i] = F16Sanitize(x[i]);
+  }
+  std::fill(row->values + head_dim, row->values + RowCodes::kSize, 0.0F);
+  RotateRow(row->values, head_dim);
+}
+
+float Deviation(const RotRow& row, size_t head_dim) {
+  const hn::ScalableTag<float> d;
+  const size_t lanes = hn::Lanes(d);
+  alignas(64) float squares[kSumParts] = {};
+  for (size_t i = 0; i < head_dim; i += kSumParts) {
+    for (size_t part = 0; part < kSumParts; part += lanes) {
+      const auto y = hn::Load(d, row.values + i + part);
+      hn::Store(hn::Add(hn::Load(d, squares + part), hn::Mul(y, y)), d, squares + part);
+    }
+  }
+  return std::sqrt(AddParts(squares) / static_cast<float>(head_dim));
+}
+
+// Codes of the row, and the scale that fits their levels best.
+template <size_t kBits>
+float QuantizeRow(const RotRow& row, size_t head_dim, float sigma, RowCodes* codes) {
+  constexpr size_t kLevels = size_t{1} << (kBits - 1);
+  constexpr const RotTable& kTable = RotTableOf(kBits);
+  const hn::ScalableTag<float> d;
+  const hn::RebindToSigned<decltype(d)> d32;
+  const hn::Rebind<uint8_t, decltype(d)> d8;
+  const size_t lanes = hn::Lanes(d);
+  alignas(64) float products[kSumParts] = {};
+  alignas(64) float squares[kSumParts] = {};
+  for (size_t i = 0; i < head_dim; i += kSumParts) {
+    for (size_t part = 0; part < kSumParts; part += lanes) {
+      const auto y = hn::Load(d, row.values + i + part);
+      const auto magnitude = hn::Abs(y);
+      auto level = hn::Set(d, kTable.levels[0]);
+      auto code = hn::Zero(d32);
+      for (size_t j = 0; j + 1 < kLevels; ++j) {
+        const auto above = hn::Gt(magnitude, hn::Set(d, kTable.thresholds[j] * sigma));
+        level = hn::IfThenElse(above, hn::Set(d, kTable.levels[j + 1]), level);
+        // A mask is -1.
+        code = hn::Sub(code, hn::BitCast(d32, hn::VecFromMask(d, above)));
+      }
+      const auto negative = hn::BitCast(d32, hn::VecFromMask(d, hn::Lt(y, hn::Zero(d))));
+      code = hn::Or(code, hn::And(negative, hn::Set(d32, static_cast<int32_t>(kLevels))));
+      hn::StoreU(hn::DemoteTo(d8, code), d8, codes->codes + i + part);
+      // Dimensions beyond head_dim have y = 0 but a level: they must not count.
+      const auto counts =
+          hn::BitCast(d,
+                      hn::VecFromMask(d32,
+                                      hn::Lt(hn::Iota(d32, static_cast<int32_t>(i + part)),
+                                             hn::Set(d32, static_cast<int32_t>(head_dim)))));
+      level = hn::And(level, counts);
+      hn::Store(
+          hn::Add(hn::Load(d, products + part), hn::Mul(magnitude, level)), d, products + part);
+      hn::Store(hn::Add(hn::Load(d, squares + part), hn::Mul(level, level)), d, squares + part);
+    }
+  }
+  std::fill(codes->codes + head_dim, codes->codes + RowCodes::kSize, uint8_t{0});
+  return AddParts(products) / AddParts(squares);
+}
+
+template <size_t kBits>
+void RotEncodeBits(const float* x, size_t head_dim, std::byte* packed, uint16_t* params) {
+  RotRow row;
+  RowCodes codes;
+  LoadRotated(x, head_dim, &row);
+  const float sigma = Deviation(row, head_dim);
+  params[0] = 0;
+  if (sigma > 0.0F) {
+    const float scale = QuantizeRow<kBits>(row, head_dim, sigma, &codes);
+    params[0] = FloatToF16(std::min(scale, kF16Largest));
+    PackRow(codes, kBits, head_dim, packed);
+  }
+}
+
+void RotEncodeRow(size_t bits,
+                  const float* x,
+                  size_t head_dim,
+                  std::byte* packed,
+                  uint16_t* params) {
+  switch (bits) {
+    case 4:
+      RotEncodeBits<4>(x, head_dim, packed, params);
+      break;
+    case 3:
+      RotEncodeBits<3>(x, head_dim, packed, params);
+      break;
+    default:
+      RotEncodeBits<2>(x, head_dim, packed, params);
+      break;
+  }
+}
+
+void RotDecodeRow(size_t bits,
+                  const std::byte* packed,
+                  const uint16_t* params,
+                  size_t head_dim,
+                  float* out) {
+  RowCodes codes;
+  UnpackRow(packed, bits, head_dim, &codes);
+  const float scale = F16ToFloat(params[0]);
+  for (size_t i = 0; i < head_dim; ++i) {
+    out[i] = scale * RotLevel(bits, codes.codes[i]);
+  }
+  UnrotateRow(out, head_dim);
+}
+
+}  // namespace varve::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace varve {
+namespace {
+
+HWY_EXPORT(RotEncodeRow);
+HWY_EXPORT(RotDecodeRow);
+
+class RotCodec final : public RowCodec {
+ public:
+  RotCodec(CodecId id, std::string_view name, size_t bits) : id_(id), name_(name), bits_(bits) {}
+
+  CodecId id() const override { return id_; }
+  std::string_view name() const override { return name_; }
+
+ protected:
+  RowFormat Format(size_t head_dim) const override { return RotFormat(bits_, head_dim); }
+  void EncodeRow(const float* x,
+                 size_t head_dim,
+                 std::byte* codes,
+                 uint16_t* params) const override {
+    HWY_DYNAMIC_DISPATCH(RotEncodeRow)(bits_, x, head_dim, codes, params);
+  }
+  void DecodeRow(const std::byte* codes,
+                 const uint16_t* params,
+                 size_t head_dim,
+                 float* out) const override {
+    HWY_DYNAMIC_DISPATCH(RotDecodeRow)(bits_, codes, params, head_dim, out);
+  }
+
+ private:
+  CodecId id_;
+  std::string_view name_;
+  size_t bits_;
+};
+
+}  // namespace
+
+const Codec* Rot4Codec() {
+  static const RotCodec kCodec(CodecId::kRot4, "rot4", 4);
+  return &kCodec;
+}
+const Codec* Rot3Codec() {
+  static const RotCodec kCodec(CodecId::kRot3, "rot3", 3);
+  return &kCodec;
+}
+const Codec* Rot2Codec() {
+  static const RotCodec kCodec(CodecId::kRot2, "rot2", 2);
+  return &kCodec;
+}
+
+}  // namespace varve
+#endif  // HWY_ONCE

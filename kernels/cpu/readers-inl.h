@@ -1,0 +1,302 @@
+// Readers: the rows of one kv head of an encoded run in vector registers, per target. Key and Value
+// load Lanes(d) numbers of token `token` from dimension `i` on; the number meant is
+//   loaded * scale of the token (kScaled) + offset of the token (kHasOffset),
+// in rotated coordinates if kRotated. The bytes need no alignment.
+#if defined(VARVE_KERNELS_CPU_READERS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef VARVE_KERNELS_CPU_READERS_INL_H_
+#undef VARVE_KERNELS_CPU_READERS_INL_H_
+#else
+#define VARVE_KERNELS_CPU_READERS_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+
+#include "kernels/attend.h"
+#include "kernels/codec/exact_block.h"
+#include "kernels/codec/fp8_block.h"
+#include "kernels/codec/int8_block.h"
+#include "kernels/codec/int_block.h"
+#include "kernels/codec/rot_block.h"
+#include "kernels/cpu/bf16-inl.h"
+#include "kernels/cpu/widen-inl.h"
+#include "proto/base/check.h"
+
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace varve::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+template <DType kDType>
+class ExactReader {
+ public:
+  static constexpr bool kScaled = false;
+  static constexpr bool kHasOffset = false;
+  static constexpr bool kRotated = false;
+
+  ExactReader(const KvView& view, size_t kv_head, size_t head_dim)
+      : keys_(view.encoded.data() +
+              ExactKeyOffset(kv_head, view.token_capacity, head_dim) * kStoredBytes<kDType>),
+        values_(view.encoded.data() +
+                ExactValueOffset(kv_head, view.token_capacity, head_dim) * kStoredBytes<kDType>),
+        row_bytes_(head_dim * kStoredBytes<kDType>) {}
+
+  template <class D>
+  HWY_INLINE hn::Vec<D> Key(D d, size_t token, size_t i) const {
+    return LoadWide<kDType>(d, keys_ + token * row_bytes_ + i * kStoredBytes<kDType>);
+  }
+  template <class D>
+  HWY_INLINE hn::Vec<D> Value(D d, size_t token, size_t i) const {
+    return LoadWide<kDType>(d, values_ + token * row_bytes_ + i * kStoredBytes<kDType>);
+  }
+  float KeyScalar(size_t token, size_t i) const {
+    return LoadWideScalar<kDType>(keys_ + token * row_bytes_ + i * kStoredBytes<kDType>);
+  }
+  float ValueScalar(size_t token, size_t i) const {
+    return LoadWideScalar<kDType>(values_ + token * row_bytes_ + i * kStoredBytes<kDType>);
+  }
+  float KeyScale(size_t /*token*/) const { return 1.0F; }
+  float ValueScale(size_t /*token*/) const { return 1.0F; }
+  float KeyOffset(size_t /*token*/) const { return 0.0F; }
+  float ValueOffset(size_t /*token*/) const { return 0.0F; }
+
+ private:
+  const std::byte* keys_;
+  const std::byte* values_;
+  size_t row_bytes_;
+};
+
+// Packed codes (row_block.h) of Lanes(d) values from `i` on, a multiple of Lanes(d).
+template <size_t kBits, class D>
+HWY_INLINE hn::Vec<hn::RebindToSigned<D>> LoadPlane(D /*d*/, const std::byte* plane, size_t i) {
+  const hn::RebindToSigned<D> d32;
+  if constexpr (hn::MaxLanes(D()) > 8) {
+    const hn::Half<D> half;
+    return hn::Combine(d32, LoadPlane<kBits>(half, plane, i + 8), LoadPlane<kBits>(half, plane, i));
+  } else {
+    const hn::RebindToUnsigned<D> du32;
+    const hn::Rebind<uint8_t, D> d8;
+    const PackedPlace place = PlaceOf(kBits, i);
+    const auto bytes = hn::LoadU(d8, reinterpret_cast<const uint8_t*>(plane + place.byte));
+    auto codes = hn::PromoteTo(du32, bytes);
+    if constexpr (kBits < 8) {
+      codes = hn::And(hn::ShiftRightSame(codes, static_cast<int>(place.shift)),
+                      hn::Set(du32, (1U << kBits) - 1));
+    }
+    return hn::BitCast(d32, codes);
+  }
+}
+
+template <size_t kBits, class D>
+HWY_INLINE hn::Vec<hn::RebindToSigned<D>> LoadCodes(D d,
+                                                    const std::byte* row,
+                                                    size_t i,
+                                                    size_t head_dim) {
+  if constexpr (kBits == 3) {
+    const auto low = LoadPlane<2>(d, row, i);
+    const auto high = LoadPlane<1>(d, row + PlaneBytes(2, head_dim), i);
+    return hn::Or(low, hn::ShiftLeft<2>(high));
+  } else {
+    return LoadPlane<kBits>(d, row, i);
+  }
+}
+
+// What the codes of each codec mean, without scale and offset.
+struct Int8Codes {
+  static constexpr bool kHasOffset = false;
+  static constexpr bool kRotated = false;
+  static RowFormat Format(size_t head_dim) { return Int8Format(head_dim); }
+  static float Param(uint16_t bits) { return Bf16ToFloat(bits); }
+  template <class D>
+  static HWY_INLINE hn::Vec<D> Load(D d, const std::byte* row, size_t i, size_t /*head_dim*/) {
+    const hn::Rebind<int8_t, D> d8;
+    const hn::RebindToSigned<D> d32;
+    const auto code = hn::LoadU(d8, reinterpret_cast<const int8_t*>(row + i));
+    return hn::ConvertTo(d, hn::PromoteTo(d32, code));
+  }
+  static float LoadScalar(const std::byte* row, size_t i, size_t /*head_dim*/) {
+    return static_cast<int8_t>(row[i]);
+  }
+};
+
+struct Fp8Codes {
+  static constexpr bool kHasOffset = false;
+  static constexpr bool kRotated = false;
+  static RowFormat Format(size_t head_dim) { return Fp8Format(head_dim); }
+  static float Param(uint16_t bits) { return F16ToFloat(bits); }
+  template <class D>
+  static HWY_INLINE hn::Vec<D> Load(D d, const std::byte* row, size_t i, size_t /*head_dim*/) {
+    const hn::Rebind<uint8_t, D> d8;
+    const hn::Rebind<uint16_t, D> d16;
+    const hn::Rebind<hwy::float16_t, D> half;
+    const auto code = hn::PromoteTo(d16, hn::LoadU(d8, reinterpret_cast<const uint8_t*>(row + i)));
+    const auto sign = hn::ShiftLeft<8>(hn::And(code, hn::Set(d16, 0x80)));
+    const auto magnitude = hn::ShiftLeft<7>(hn::And(code, hn::Set(d16, 0x7f)));
+    const auto scaled = hn::PromoteTo(d, hn::BitCast(half, hn::Or(sign, magnitude)));
+    return hn::Mul(scaled, hn::Set(d, 256.0F));
+  }
+  static float LoadScalar(const std::byte* row, size_t i, size_t /*head_dim*/) {
+    return Fp8ToFloat(static_cast<uint8_t>(row[i]));
+  }
+};
+
+template <size_t kBits>
+struct IntCodes {
+  static constexpr bool kHasOffset = true;
+  static constexpr bool kRotated = false;
+  static RowFormat Format(size_t head_dim) { return IntFormat(kBits, head_dim); }
+  static float Param(uint16_t bits) { return F16ToFloat(bits); }
+  template <class D>
+  static HWY_INLINE hn::Vec<D> Load(D d, const std::byte* row, size_t i, size_t head_dim) {
+    return hn::ConvertTo(d, LoadCodes<kBits>(d, row, i, head_dim));
+  }
+  static float LoadScalar(const std::byte* row, size_t i, size_t head_dim) {
+    return static_cast<float>(UnpackCode(row, kBits, head_dim, i));
+  }
+};
+
+template <size_t kBits>
+struct RotCodes {
+  static constexpr bool kHasOffset = false;
+  static constexpr bool kRotated = true;
+  static RowFormat Format(size_t head_dim) { return RotFormat(kBits, head_dim); }
+  static float Param(uint16_t bits) { return F16ToFloat(bits); }
+  template <class D>
+  static HWY_INLINE hn::Vec<D> Load(D d, const std::byte* row, size_t i, size_t head_dim) {
+    const hn::RebindToSigned<D> d32;
+    constexpr size_t kLanes = hn::MaxLanes(D());
+    constexpr size_t kMagnitudes = size_t{1} << (kBits - 1);
+    const auto codes = LoadCodes<kBits>(d, row, i, head_dim);
+    const auto table = hn::Load(d, kLevels.values);
+    if constexpr (2 * kMagnitudes <= kLanes) {
+      return hn::TableLookupLanes(table, hn::IndicesFromVec(d, codes));
+    } else {
+      // Only the magnitudes, the first half of the levels, fit: into one register or into two.
+      constexpr auto kWithin = static_cast<int32_t>(std::min(kMagnitudes, kLanes) - 1);
+      const auto within = hn::IndicesFromVec(d, hn::And(codes, hn::Set(d32, kWithin)));
+      auto level = hn::TableLookupLanes(table, within);
+      if constexpr (kMagnitudes > kLanes) {
+        static_assert(kMagnitudes == 2 * kLanes);
+        const auto next = hn::TableLookupLanes(hn::Load(d, kLevels.values + kLanes), within);
+        const auto is_next = hn::ShiftLeft<33 - static_cast<int>(kBits)>(codes);
+        level = hn::IfNegativeThenElse(hn::BitCast(d, is_next), next, level);
+      }
+      const auto sign = hn::ShiftLeft<32 - static_cast<int>(kBits)>(codes);
+      return hn::CopySignToAbs(level, hn::BitCast(d, sign));
+    }
+  }
+  static float LoadScalar(const std::byte* row, size_t i, size_t head_dim) {
+    return RotLevel(kBits, UnpackCode(row, kBits, head_dim, i));
+  }
+
+ private:
+  // Level of every code.
+  struct Levels {
+    constexpr Levels() {
+      for (size_t code = 0; code < 32; ++code) {
+        values[code] = RotLevel(kBits, static_cast<uint32_t>(code % (size_t{1} << kBits)));
+      }
+    }
+    alignas(64) float values[32] = {};
+  };
+  static constexpr Levels kLevels{};
+};
+
+template <class Codes>
+class RowReader {
+ public:
+  static constexpr bool kScaled = true;
+  static constexpr bool kHasOffset = Codes::kHasOffset;
+  static constexpr bool kRotated = Codes::kRotated;
+
+  RowReader(const KvView& view, size_t kv_head, size_t head_dim)
+      : head_dim_(head_dim),
+        row_bytes_(Codes::Format(head_dim).row_bytes),
+        token_capacity_(view.token_capacity) {
+    const RowLayout at = RowLayoutOfHead(Codes::Format(head_dim), kv_head, view.token_capacity);
+    k_codes_ = view.encoded.data() + at.k_codes;
+    v_codes_ = view.encoded.data() + at.v_codes;
+    k_params_ = view.encoded.data() + at.k_params;
+    v_params_ = view.encoded.data() + at.v_params;
+  }
+
+  template <class D>
+  HWY_INLINE hn::Vec<D> Key(D d, size_t token, size_t i) const {
+    return Codes::Load(d, k_codes_ + token * row_bytes_, i, head_dim_);
+  }
+  template <class D>
+  HWY_INLINE hn::Vec<D> Value(D d, size_t token, size_t i) const {
+    return Codes::Load(d, v_codes_ + token * row_bytes_, i, head_dim_);
+  }
+  float KeyScalar(size_t token, size_t i) const {
+    return Codes::LoadScalar(k_codes_ + token * row_bytes_, i, head_dim_);
+  }
+  float ValueScalar(size_t token, size_t i) const {
+    return Codes::LoadScalar(v_codes_ + token * row_bytes_, i, head_dim_);
+  }
+  float KeyScale(size_t token) const { return Param(k_params_, 0, token); }
+  float ValueScale(size_t token) const { return Param(v_params_, 0, token); }
+  float KeyOffset(size_t token) const { return kHasOffset ? Param(k_params_, 1, token) : 0.0F; }
+  float ValueOffset(size_t token) const { return kHasOffset ? Param(v_params_, 1, token) : 0.0F; }
+
+ private:
+  float Param(const std::byte* params, size_t index, size_t token) const {
+    uint16_t bits;
+    std::memcpy(&bits, params + (index * token_capacity_ + token) * sizeof(bits), sizeof(bits));
+    return Codes::Param(bits);
+  }
+
+  size_t head_dim_;
+  size_t row_bytes_;
+  size_t token_capacity_;
+  const std::byte* k_codes_;
+  const std::byte* v_codes_;
+  const std::byte* k_params_;
+  const std::byte* v_params_;
+};
+
+// Calls body(reader) with the reader of the view's codec: the one place that knows all of them.
+template <class Body>
+HWY_INLINE void VisitReader(const KvView& view, size_t kv_head, size_t head_dim, const Body& body) {
+  switch (view.codec) {
+    case CodecId::kF32:
+      body(ExactReader<DType::kF32>(view, kv_head, head_dim));
+      break;
+    case CodecId::kBf16:
+      body(ExactReader<DType::kBf16>(view, kv_head, head_dim));
+      break;
+    case CodecId::kInt8:
+      body(RowReader<Int8Codes>(view, kv_head, head_dim));
+      break;
+    case CodecId::kFp8:
+      body(RowReader<Fp8Codes>(view, kv_head, head_dim));
+      break;
+    case CodecId::kInt4:
+      body(RowReader<IntCodes<4>>(view, kv_head, head_dim));
+      break;
+    case CodecId::kInt3:
+      body(RowReader<IntCodes<3>>(view, kv_head, head_dim));
+      break;
+    case CodecId::kInt2:
+      body(RowReader<IntCodes<2>>(view, kv_head, head_dim));
+      break;
+    case CodecId::kRot4:
+      body(RowReader<RotCodes<4>>(view, kv_head, head_dim));
+      break;
+    case CodecId::kRot3:
+      body(RowReader<RotCodes<3>>(view, kv_head, head_dim));
+      break;
+    case CodecId::kRot2:
+      body(RowReader<RotCodes<2>>(view, kv_head, head_dim));
+      break;
+    default:
+      VARVE_UNREACHABLE("a codec that Attend cannot read");
+  }
+}
+
+}  // namespace varve::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif
