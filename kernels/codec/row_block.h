@@ -88,6 +88,11 @@ VARVE_HD inline uint32_t UnpackCode(const std::byte* row,
   return static_cast<uint32_t>(row[place.byte]) >> place.shift & ((1U << bits) - 1);
 }
 
+// Sets bits of a byte; std::byte's own operator is not for CUDA.
+VARVE_HD inline void SetBits(std::byte& byte, uint32_t bits) {
+  byte = static_cast<std::byte>(static_cast<uint32_t>(byte) | bits);
+}
+
 // The row must have been zero before its first code.
 VARVE_HD inline void PackCode(std::byte* row,
                               size_t bits,
@@ -97,12 +102,12 @@ VARVE_HD inline void PackCode(std::byte* row,
   if (bits == 3) {
     const PackedPlace low = PlaceOf(2, index);
     const PackedPlace high = PlaceOf(1, index);
-    row[low.byte] |= static_cast<std::byte>((code & 3U) << low.shift);
-    row[PlaneBytes(2, head_dim) + high.byte] |= static_cast<std::byte>((code >> 2) << high.shift);
+    SetBits(row[low.byte], (code & 3U) << low.shift);
+    SetBits(row[PlaneBytes(2, head_dim) + high.byte], (code >> 2) << high.shift);
     return;
   }
   const PackedPlace place = PlaceOf(bits, index);
-  row[place.byte] |= static_cast<std::byte>(code << place.shift);
+  SetBits(row[place.byte], code << place.shift);
 }
 
 }  // namespace varve

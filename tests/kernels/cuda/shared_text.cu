@@ -3,6 +3,7 @@
 #include "kernels/attn_state.h"
 #include "kernels/codec/bf16_block.h"
 #include "kernels/codec/exact_block.h"
+#include "kernels/codec/fp8_block.h"
 #include "kernels/codec/int8_block.h"
 
 __global__ void MergeStatesKernel(float* o_a,
