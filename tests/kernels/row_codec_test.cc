@@ -10,6 +10,7 @@
 
 #include "kernels/codec/pack_codes.h"
 #include "kernels/cpu/simd_targets.h"
+#include "proto/base/hash.h"
 #include "tests/kernels/codec_cases.h"
 
 namespace varve {
@@ -195,6 +196,35 @@ TEST(F16, ScalarRoundsToNearestEvenOnEveryHalf) {
   EXPECT_EQ(FloatToF16(65520.0F), 0x7c00);
   EXPECT_EQ(F16ToFloat(0xfc00), -INFINITY);
   EXPECT_TRUE(std::isnan(F16ToFloat(FloatToF16(NAN))));
+}
+
+// Pages outlive the program: these bytes must stay readable, so a change of them needs a new
+// version.
+TEST(RowCodec, BytesAreThoseOfTheFirstVersion) {
+  const RunShape shape{2, 64, 5};
+  Tokens tokens;
+  for (uint32_t i = 0; i < 2 * 64 * 5; ++i) {
+    // Exact in fp32, and the same on every machine.
+    tokens.k.push_back(static_cast<float>((i * 2654435761U) >> 16) / 8192.0F - 4.0F);
+    tokens.v.push_back(static_cast<float>((i * 2246822519U) >> 16) / 8192.0F - 3.0F);
+  }
+  const std::pair<const char*, uint64_t> golden[] = {
+      {"int8", 14800462586359411589U},
+      {"fp8", 16998307666557616183U},
+      {"int4", 13963606715365393381U},
+      {"int3", 9941389989186464127U},
+      {"int2", 16293233706848762438U},
+      {"rot4", 16701484545688920509U},
+      {"rot3", 5261535464116211679U},
+      {"rot2", 14681765068623410081U},
+  };
+  for (const auto& [name, hash] : golden) {
+    const Codec& codec = *FindCodec(name).value();
+    ASSERT_EQ(codec.version(), 1);
+    const std::vector<std::byte> bytes = EncodeAll(codec, shape, tokens);
+    const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    EXPECT_EQ(Hash64(text), hash) << name;
+  }
 }
 
 }  // namespace
