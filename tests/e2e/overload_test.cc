@@ -27,8 +27,8 @@ TEST(Overload, AFullQueueIsAnswered429AndTheServerGoesOn) {
   ASSERT_OK(model);
   const Json body = {{"model", *model},
                      {"prompt", "Once upon a time"},
-                     {"max_tokens", 20000},
-                     {"temperature", 1.5},
+                     {"max_tokens", 1000000},
+                     {"ignore_eos", true},
                      {"stream", true}};
   const cli::HttpRequest request = {
       .method = "POST", .target = "/v1/completions", .body = body.dump()};
