@@ -13,7 +13,7 @@
 #include "kernels/codec/codecs.h"
 #include "kernels/codec/fp8_block.h"
 #include "kernels/codec/row_codec.h"
-#include "kernels/cpu/f16-inl.h"
+#include "kernels/cpu/sanitize-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
@@ -27,7 +27,7 @@ void Fp8EncodeRow(const float* x, size_t head_dim, std::byte* codes, uint16_t* p
   auto largest_lanes = hn::Zero(d);
   size_t i = 0;
   for (; i + lanes <= head_dim; i += lanes) {
-    largest_lanes = hn::Max(largest_lanes, hn::Abs(LoadF16Sanitized(d, x + i)));
+    largest_lanes = hn::Max(largest_lanes, hn::Abs(LoadSanitized(d, x + i, kF16Largest)));
   }
   float largest = hn::GetLane(hn::MaxOfLanes(d, largest_lanes));
   for (; i < head_dim; ++i) {
@@ -39,7 +39,7 @@ void Fp8EncodeRow(const float* x, size_t head_dim, std::byte* codes, uint16_t* p
   }
   const float scale = F16ToFloat(params[0]);
   for (i = 0; i + lanes <= head_dim; i += lanes) {
-    const auto value = hn::Div(LoadF16Sanitized(d, x + i), hn::Set(d, scale));
+    const auto value = hn::Div(LoadSanitized(d, x + i, kF16Largest), hn::Set(d, scale));
     const auto magnitude = hn::Min(hn::Abs(value), hn::Set(d, kFp8Largest));
     const auto bits = hn::BitCast(d32, magnitude);
     const auto odd = hn::And(hn::ShiftRight<20>(bits), hn::Set(d32, 1));

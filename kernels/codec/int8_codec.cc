@@ -15,17 +15,11 @@
 #include "kernels/codec/codecs.h"
 #include "kernels/codec/int8_block.h"
 #include "kernels/codec/row_codec.h"
+#include "kernels/cpu/sanitize-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-template <class D>
-HWY_INLINE hn::Vec<D> LoadSanitized(D d, const float* x) {
-  const auto value = hn::LoadU(d, x);
-  const auto number = hn::IfThenElseZero(hn::Eq(value, value), value);
-  return hn::Min(hn::Max(number, hn::Set(d, -kInt8Largest)), hn::Set(d, kInt8Largest));
-}
 
 // One head of one token: codes to `codes`, returns the scale.
 uint16_t Int8EncodeRow(const float* x, size_t head_dim, std::byte* codes) {
@@ -36,7 +30,7 @@ uint16_t Int8EncodeRow(const float* x, size_t head_dim, std::byte* codes) {
   auto largest_lanes = hn::Zero(d);
   size_t i = 0;
   for (; i + lanes <= head_dim; i += lanes) {
-    largest_lanes = hn::Max(largest_lanes, hn::Abs(LoadSanitized(d, x + i)));
+    largest_lanes = hn::Max(largest_lanes, hn::Abs(LoadSanitized(d, x + i, kInt8Largest)));
   }
   float largest = hn::GetLane(hn::MaxOfLanes(d, largest_lanes));
   for (; i < head_dim; ++i) {
@@ -49,7 +43,7 @@ uint16_t Int8EncodeRow(const float* x, size_t head_dim, std::byte* codes) {
   }
   const auto step = hn::Set(d, Bf16ToFloat(scale));
   for (i = 0; i + lanes <= head_dim; i += lanes) {
-    const auto code = hn::NearestInt(hn::Div(LoadSanitized(d, x + i), step));
+    const auto code = hn::NearestInt(hn::Div(LoadSanitized(d, x + i, kInt8Largest), step));
     hn::StoreU(hn::DemoteTo(d8, hn::BitCast(d32, code)), d8, reinterpret_cast<int8_t*>(codes + i));
   }
   for (; i < head_dim; ++i) {

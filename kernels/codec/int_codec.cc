@@ -15,7 +15,7 @@
 #include "kernels/codec/int_block.h"
 #include "kernels/codec/pack_codes.h"
 #include "kernels/codec/row_codec.h"
-#include "kernels/cpu/f16-inl.h"
+#include "kernels/cpu/sanitize-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
@@ -34,7 +34,7 @@ void IntEncodeRow(size_t bits,
   auto largest_lanes = hn::Set(d, -kF16Largest);
   size_t i = 0;
   for (; i + lanes <= head_dim; i += lanes) {
-    const auto value = LoadF16Sanitized(d, x + i);
+    const auto value = LoadSanitized(d, x + i, kF16Largest);
     smallest_lanes = hn::Min(smallest_lanes, value);
     largest_lanes = hn::Max(largest_lanes, value);
   }
@@ -54,8 +54,8 @@ void IntEncodeRow(size_t bits,
   RowCodes row{};
   const auto highest = hn::Set(d, static_cast<float>((1U << bits) - 1));
   for (i = 0; i + lanes <= head_dim; i += lanes) {
-    const auto steps =
-        hn::Div(hn::Sub(LoadF16Sanitized(d, x + i), hn::Set(d, offset)), hn::Set(d, scale));
+    const auto steps = hn::Div(hn::Sub(LoadSanitized(d, x + i, kF16Largest), hn::Set(d, offset)),
+                               hn::Set(d, scale));
     const auto code = hn::NearestInt(hn::Min(hn::Max(steps, hn::Zero(d)), highest));
     hn::StoreU(hn::DemoteTo(d8, hn::BitCast(d32, code)), d8, row.codes + i);
   }
