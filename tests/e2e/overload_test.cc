@@ -39,9 +39,11 @@ TEST(Overload, AFullQueueIsAnswered429AndTheServerGoesOn) {
     (void)http->SendStreaming(request, [&](std::string_view) { return !enough; });
   };
   const auto wait_for = [&](const std::string& metric) {
-    while (server.api().ReadMetric(metric, "").value() != 1) {
+    int tries = 15000;  // half a minute
+    while (server.api().ReadMetric(metric, "").value() != 1 && --tries > 0) {
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
+    EXPECT_GT(tries, 0) << metric << " does not become 1";
   };
   std::thread running(stream);
   wait_for("varve_num_requests_running");
