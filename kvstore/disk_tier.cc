@@ -68,6 +68,8 @@ rocksdb::Status RocksDiskTier::Write(rocksdb::WriteBatch& batch, bool durable) {
   if (!status.ok() && Resume(status)) {
     status = db_->Write(write, &batch);
   }
+  unflushed_bytes_ += batch.GetDataSize();
+  BoundMemory();
   return status;
 }
 

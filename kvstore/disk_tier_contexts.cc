@@ -6,17 +6,9 @@
 
 #include "kvstore/context_format.h"
 #include "kvstore/disk_tier_rocks.h"
-#include "proto/base/log.h"
-#include "proto/base/units.h"
 
 namespace varve {
 namespace {
-
-// Space is reclaimed when this much has been deleted...
-constexpr uint64_t kReclaimBytesMin = 16 * kMiB;
-// ...and live values are moved only when garbage is at least this share of the files: then moving
-// them costs less than it frees.
-constexpr double kReclaimGarbageShare = 0.5;
 
 // The first key behind every key that begins with `prefix`.
 std::string PrefixEnd(std::string prefix) {
@@ -31,18 +23,6 @@ std::string PrefixEnd(std::string prefix) {
 }
 
 }  // namespace
-
-Result<void> RocksDiskTier::Flush() {
-  rocksdb::FlushOptions options;
-  options.allow_write_stall = true;
-  const std::vector<rocksdb::ColumnFamilyHandle*> tables = {
-      handle(Table::kPages), handle(Table::kTails), handle(Table::kText), handle(Table::kIndex)};
-  rocksdb::Status status = db_->Flush(options, tables);
-  if (!status.ok() && Resume(status)) {
-    status = db_->Flush(options, tables);
-  }
-  return status.ok() ? Result<void>() : ToError(status, "flush pages");
-}
 
 Result<void> RocksDiskTier::CommitManifest(const ContextManifest& manifest,
                                            const ContextAppend& append) {
@@ -201,43 +181,6 @@ Result<void> RocksDiskTier::DeleteScratch(SequenceId sequence) {
     all.push_back({Table::kScratch, row, {}});
   }
   return DeleteRowsLocked(all);
-}
-
-// REQUIRES: mutex_ is held.
-void RocksDiskTier::NoteGarbage(Table table, uint64_t bytes) {
-  const auto at = static_cast<size_t>(table);
-  garbage_[at] += bytes;
-  if (garbage_[at] >= kReclaimBytesMin && !reclaiming_[at] && io_ != nullptr) {
-    garbage_[at] = 0;
-    reclaiming_[at] = true;
-    io_->Submit([this, table] { Reclaim(table); });
-  }
-}
-
-void RocksDiskTier::Reclaim(Table table) {
-  rocksdb::CompactRangeOptions options;
-  options.exclusive_manual_compaction = false;
-  options.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForce;
-  // 1. Deleted keys leave the tables; blob files of which nothing is left go with them.
-  options.blob_garbage_collection_policy = rocksdb::BlobGarbageCollectionPolicy::kDisable;
-  rocksdb::Status status = closing_ ? rocksdb::Status::OK()
-                                    : db_->CompactRange(options, handle(table), nullptr, nullptr);
-  // 2. If much garbage shares its files with live values, those are moved together.
-  uint64_t garbage = 0;
-  uint64_t total = 0;
-  db_->GetIntProperty(handle(table), rocksdb::DB::Properties::kLiveBlobFileGarbageSize, &garbage);
-  db_->GetIntProperty(handle(table), rocksdb::DB::Properties::kLiveBlobFileSize, &total);
-  if (status.ok() && !closing_ && garbage >= kReclaimBytesMin &&
-      static_cast<double>(garbage) >= kReclaimGarbageShare * static_cast<double>(total)) {
-    options.blob_garbage_collection_policy = rocksdb::BlobGarbageCollectionPolicy::kForce;
-    options.blob_garbage_collection_age_cutoff = 1.0;
-    status = db_->CompactRange(options, handle(table), nullptr, nullptr);
-  }
-  if (!status.ok() && !closing_) {
-    spdlog::warn("{}: reclaiming space failed: {}", options_.directory, status.ToString());
-  }
-  const std::lock_guard lock(mutex_);
-  reclaiming_[static_cast<size_t>(table)] = false;
 }
 
 }  // namespace varve

@@ -24,6 +24,12 @@ constexpr uint64_t kBlobBytesMin = 512;
 constexpr uint64_t kBlobFileBytes = 64 * kMiB;
 constexpr uint64_t kMemoryBytesMin = 8 * kMiB;
 constexpr int kOpenFilesMax = 256;
+constexpr uint64_t kArenaBlockBytes = 64 * kKiB;
+constexpr uint64_t kLogBytes = 16 * kMiB;
+// The size at which RocksDB would flush a table by itself, as a multiple of the memory: out of
+// reach, for BoundMemory flushes long before (disk_tier_space.cc). After a full disk RocksDB goes
+// on when this much is free.
+constexpr uint64_t kNeverShare = 4;
 
 // Borrowed for the life of the process.
 std::shared_ptr<rocksdb::Env> DefaultEnv() {
@@ -118,7 +124,7 @@ bool RocksDiskTier::DirectReadsWork() const {
   return file->Read(0, kAlignment, rocksdb::IOOptions(), &result, buffer.get(), nullptr).ok();
 }
 
-rocksdb::DBOptions RocksDiskTier::DatabaseOptions() const {
+rocksdb::DBOptions RocksDiskTier::DatabaseOptions() {
   rocksdb::DBOptions options;
   options.env = env_.get();
   options.create_if_missing = true;
@@ -128,7 +134,10 @@ rocksdb::DBOptions RocksDiskTier::DatabaseOptions() const {
   options.max_background_jobs = 2;
   options.max_open_files = kOpenFilesMax;
   options.write_buffer_manager = write_buffers_;
-  options.max_total_wal_size = 16 * kMiB;
+  // The log holds manifests only and starts anew with every flush: it never gets there. RocksDB
+  // allocates this much ahead for it.
+  options.max_total_wal_size = kLogBytes;
+  options.listeners = {WatchCompactions()};
   options.use_direct_reads = DirectReadsWork();
   options.bytes_per_sync = 1 * kMiB;
   options.skip_stats_update_on_db_open = true;
@@ -147,10 +156,10 @@ rocksdb::ColumnFamilyOptions RocksDiskTier::TableOptions(Table table) const {
   rocksdb::ColumnFamilyOptions options;
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(blocks));
   options.compression = rocksdb::kNoCompression;
-  options.max_write_buffer_number = 2;
-  const bool large = table == Table::kPages || table == Table::kScratch;
-  options.write_buffer_size = options_.memory_bytes / (large ? 8 : 16);
-  if (large || table == Table::kTails || table == Table::kText) {
+  options.write_buffer_size = kNeverShare * options_.memory_bytes;
+  options.arena_block_size = kArenaBlockBytes;
+  if (table == Table::kPages || table == Table::kScratch || table == Table::kTails ||
+      table == Table::kText) {
     // Values stay where they were first written. Collecting garbage as a side effect of compactions
     // would rewrite live pages again and again: Reclaim does it when enough has been deleted to be
     // worth it.
@@ -165,7 +174,7 @@ rocksdb::ColumnFamilyOptions RocksDiskTier::TableOptions(Table table) const {
 
 Result<void> RocksDiskTier::OpenDatabase() {
   cache_ = rocksdb::NewLRUCache(options_.memory_bytes);
-  write_buffers_ = std::make_shared<rocksdb::WriteBufferManager>(options_.memory_bytes / 2, cache_);
+  write_buffers_ = std::make_shared<rocksdb::WriteBufferManager>(0, cache_);
   std::vector<rocksdb::ColumnFamilyDescriptor> tables;
   for (size_t table = 0; table < kNumTables; ++table) {
     tables.emplace_back(kTableNames[table], TableOptions(static_cast<Table>(table)));

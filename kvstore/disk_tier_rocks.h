@@ -1,9 +1,14 @@
 // The disk tier over RocksDB. disk_tier_open.cc opens and recovers, disk_tier.cc reads and writes
-// records, disk_tier_contexts.cc keeps manifests and text, deletes, and reclaims space. Included by
-// those files only: RocksDB's headers go no further.
+// records, disk_tier_contexts.cc keeps manifests and text and deletes, disk_tier_space.cc flushes
+// and reclaims space. Included by those files only: RocksDB's headers go no further.
 //
 // Every record has a row in the column family `index` (table byte, key -> bytes), written in the
 // same atomic batch, so that pages can be listed and counted without reading them.
+//
+// RocksDB never flushes by itself: one flush at a time, always from here. With atomic flushes it
+// asserts that flushes which overlap have the same reason (7.8, which Debian builds with
+// assertions), so that a full memtable beside a commit, or beside a compaction, would end the
+// process.
 //
 // Threads: any. `mutex_` serialises deletions and the accounting; RocksDB does the rest.
 #pragma once
@@ -12,10 +17,12 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <semaphore>
 #include <string>
 #include <vector>
 
 #include <rocksdb/db.h>
+#include <rocksdb/listener.h>
 #include <rocksdb/write_buffer_manager.h>
 
 #include "kvstore/disk_tier.h"
@@ -83,7 +90,7 @@ class RocksDiskTier final : public DiskTier {
   Result<void> OpenDatabase();
   Result<void> EmptyScratch();
   bool DirectReadsWork() const;
-  rocksdb::DBOptions DatabaseOptions() const;
+  rocksdb::DBOptions DatabaseOptions();
   rocksdb::ColumnFamilyOptions TableOptions(Table table) const;
   // Counts what is there and deletes what no manifest names.
   Result<void> RecoverAccounting();
@@ -111,7 +118,13 @@ class RocksDiskTier final : public DiskTier {
   Result<std::vector<ContextManifest>> AllManifests() const;
   Result<ContextManifest> NewestManifest(ContextId context) const;
   Result<std::string> ReadTexts(ContextId context, TextKind kind);
+
+  // Space (disk_tier_space.cc).
+  // Makes everything written so far durable. Waits for its turn.
   Result<void> Flush();
+  // Flushes in the background when enough is in memory, at once when it is far too much.
+  void BoundMemory();
+  std::shared_ptr<rocksdb::EventListener> WatchCompactions();
   void NoteGarbage(Table table, uint64_t bytes);
   void Reclaim(Table table);
 
@@ -129,6 +142,13 @@ class RocksDiskTier final : public DiskTier {
       garbage_{};  // guarded by mutex_; bytes deleted since the last reclaim
   std::array<bool, kNumTables> reclaiming_{};  // guarded by mutex_
   std::atomic<bool> closing_{false};
+
+  // A compaction that was asked for flushes first: it has the turn until it has begun.
+  class CompactionWatch;
+  std::binary_semaphore flush_turn_{1};
+  std::shared_ptr<CompactionWatch> watch_;
+  std::atomic<uint64_t> unflushed_bytes_{0};
+  std::atomic<bool> flush_submitted_{false};
 
   std::atomic<uint64_t> bytes_read_{0};
   std::atomic<uint64_t> bytes_written_{0};

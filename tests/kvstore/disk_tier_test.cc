@@ -1,6 +1,8 @@
 #include "kvstore/disk_tier.h"
 
+#include <atomic>
 #include <filesystem>
+#include <thread>
 
 #include <gtest/gtest.h>
 
@@ -107,6 +109,33 @@ TEST_F(DiskTierTest, RefusesADirectoryOfAnotherFormat) {
   EXPECT_NE(newer.error().message.find("varve-data 2"), std::string::npos) << newer.error().message;
   std::filesystem::remove(path);
   EXPECT_ERROR(DiskTier::Open(Options()), ErrorCode::kVersionSkew);
+}
+
+// Pages fill the memory while commits flush and deletions are reclaimed. Flushes that overlap for
+// different reasons end the process in a RocksDB with assertions.
+TEST_F(DiskTierTest, CommitsReclaimsAndFullMemoryMayCoincide) {
+  Open();
+  std::atomic<bool> done{false};
+  std::thread committer([&] {
+    for (uint64_t version = 1; !done; ++version) {
+      ASSERT_OK(tier_->CommitManifest(Manifest(2, version, 0), {}));
+    }
+  });
+  std::vector<PageKey> keys;
+  for (uint64_t page = 0; page < 48; ++page) {
+    keys.push_back(Key(1, 0, page));
+  }
+  const std::vector<std::byte> record = Bytes(128 * kKiB, 7);
+  for (int round = 0; round < 40; ++round) {
+    for (const PageKey& key : keys) {
+      ASSERT_OK(Put(key, record));
+    }
+    ASSERT_OK(tier_->DeletePages(keys));
+  }
+  done = true;
+  committer.join();
+  ASSERT_OK(Put(keys[0], record));
+  EXPECT_EQ(Get(keys[0]), record);
 }
 
 TEST_F(DiskTierTest, RefusesOptionsThatCannotWork) {
