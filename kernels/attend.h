@@ -14,7 +14,8 @@ namespace varve {
 // One run to attend over. Does not own its bytes.
 struct KvView {
   CodecId codec;
-  const CodecTables* tables = nullptr;  // may be null
+  const CodecTables* tables = nullptr;  // of the codec and layer; null if the codec needs none
+  const Rope* rope = nullptr;           // by which the keys were rotated; null: they were not
   std::span<const std::byte> encoded;   // codec's bytes, laid out for `token_capacity`
   int32_t token_capacity = 0;           // of the encoded run (RunShape::token_capacity)
   int32_t first_token = 0;  // tokens [first_token, first_token + num_tokens) of the run take part
@@ -26,6 +27,10 @@ struct KvView {
   const int32_t* token_indices =
       nullptr;                           // [num_kv_heads, num_tokens], offsets from first_position
   const float* token_weights = nullptr;  // [num_kv_heads, num_tokens]
+
+  RunContext context() const {
+    return {tables, rope, first_position, token_indices, num_tokens, first_token};
+  }
 };
 
 struct AttendParams {

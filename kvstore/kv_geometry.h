@@ -2,7 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
+
+#include "kernels/codec/table_set.h"
+#include "kernels/rope.h"
 
 namespace varve {
 
@@ -12,6 +16,11 @@ struct KvGeometry {
   // Per layer: 0 for a global layer; W > 0 for a sliding-window layer, where the query at position
   // p sees (p - W, p].
   std::vector<int64_t> layer_windows;  // [num_layers]
+  // By which each layer's keys were rotated: [num_layers], null for layers without positions.
+  // Empty: no layer has any.
+  std::vector<std::shared_ptr<const Rope>> layer_ropes;
+  // Calibrated tables of codecs for this model; null: none.
+  std::shared_ptr<const CodecTableSet> codec_tables;
 
   int32_t num_layers() const { return static_cast<int32_t>(layer_windows.size()); }
 };

@@ -143,7 +143,7 @@ Result<void> KvStoreImpl::OpenPrivate(SequenceState& state, const OpenSequenceOp
   } else if (options.base_tokens != 0) {
     return Error{ErrorCode::kInvalidArgument, "base_tokens without a base context"};
   }
-  VARVE_TRY(state.policy, ResolvedPolicy::Resolve(policy));
+  VARVE_TRY(state.policy, ResolvedPolicy::Resolve(policy, options_.geometry));
   VARVE_RETURN_IF_ERROR(EnsureWorkspace(state.policy));
   state.grid = PageGrid(policy, options_.shard, grid_owner);
   state.length = state.base_tokens;
@@ -305,7 +305,7 @@ void KvStoreImpl::Append(SequenceId sequence,
                                k + skip,
                                v + skip,
                                token_stride,
-                               nullptr,
+                               {},
                                run.bytes);
   }
 }

@@ -28,7 +28,7 @@ Result<std::shared_ptr<ContextState>> KvStoreImpl::NewContext(const ContextManif
   }
   auto context = std::make_shared<ContextState>();
   context->committed = manifest;
-  VARVE_TRY(context->policy, ResolvedPolicy::Resolve(manifest.policy));
+  VARVE_TRY(context->policy, ResolvedPolicy::Resolve(manifest.policy, options_.geometry));
   context->grid = PageGrid(manifest.policy, options_.shard, manifest.id.value);
   context->window_pages.resize(static_cast<size_t>(num_layers()));
   VARVE_TRY(context->charge,

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "proto/base/clock.h"
+#include "proto/base/hash.h"
 
 namespace varve {
 namespace {
@@ -272,8 +273,20 @@ Result<void> Cursor::AddRecordViews(const PageRecord& record, int64_t visible_en
       return Error{ErrorCode::kUnsupported,
                    DescribeKey(record.identity.key) + " is pruned and cannot be cut short"};
     }
+    const RunContext context = deps_.sealer->ContextOf(*run.codec, run.layer, first_position);
+    if (run.tables_hash != (context.tables == nullptr ? 0 : context.tables->hash)) {
+      return Error{
+          ErrorCode::kCodecMismatch,
+          fmt::format("{} was written with the tables {} of codec {}; those loaded are {}",
+                      DescribeKey(record.identity.key),
+                      HashToHex(run.tables_hash),
+                      run.codec->name(),
+                      context.tables == nullptr ? "none" : HashToHex(context.tables->hash))};
+    }
     AddView(run.codec->id(), run.encoded, run.token_capacity, tokens, first_position);
     if (tokens > 0) {
+      views_.back().tables = context.tables;
+      views_.back().rope = context.rope;
       views_.back().token_indices = run.token_indices;
       views_.back().token_weights = run.token_weights;
     }

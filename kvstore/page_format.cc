@@ -167,13 +167,6 @@ Result<PageRun> ParseRun(const SectionBytes& row,
                              (*codec)->name(),
                              (*codec)->version())};
   }
-  if (row.tables_hash != 0) {
-    return Error{ErrorCode::kCodecMismatch,
-                 fmt::format("{} needs the tables {} of codec {}, which are not loaded",
-                             DescribeKey(expected.key),
-                             HashToHex(row.tables_hash),
-                             (*codec)->name())};
-  }
   const bool fits = row.num_tokens > 0 && row.num_tokens <= row.token_capacity &&
                     row.token_capacity <= kMaxPageTokens && row.first_token >= 0 &&
                     row.first_token <= expected.num_tokens - row.num_tokens;
@@ -181,14 +174,21 @@ Result<PageRun> ParseRun(const SectionBytes& row,
                    {expected.num_kv_heads, expected.head_dim, row.token_capacity}) != row.bytes) {
     return Corrupt(expected, "a run does not have the size of its tokens");
   }
-  return PageRun{*codec,
-                 row.layer,
-                 row.first_token,
-                 row.num_tokens,
-                 row.token_capacity,
-                 body,
-                 nullptr,
-                 nullptr};
+  if ((row.tables_hash != 0) != (*codec)->needs_tables()) {
+    return Error{ErrorCode::kCodecMismatch,
+                 fmt::format("{} names the tables {}, but codec {} of this build {}",
+                             DescribeKey(expected.key),
+                             HashToHex(row.tables_hash),
+                             (*codec)->name(),
+                             (*codec)->needs_tables() ? "needs some" : "has none")};
+  }
+  return PageRun{.codec = *codec,
+                 .layer = row.layer,
+                 .tables_hash = row.tables_hash,
+                 .first_token = row.first_token,
+                 .num_tokens = row.num_tokens,
+                 .token_capacity = row.token_capacity,
+                 .encoded = body};
 }
 
 // Token indices and weights belong to an earlier run row and have one 32-bit entry per head and

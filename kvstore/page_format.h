@@ -98,6 +98,7 @@ class PageRecordWriter {
 struct PageRun {
   const Codec* codec = nullptr;
   uint16_t layer = 0;
+  uint64_t tables_hash = 0;  // of the tables it was encoded with; 0 if its codec has none
   int32_t first_token = 0;
   int32_t num_tokens = 0;
   int32_t token_capacity = 0;

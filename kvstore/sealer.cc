@@ -28,7 +28,7 @@ Error BadPolicy(std::string what) {
 
 }  // namespace
 
-Result<ResolvedPolicy> ResolvedPolicy::Resolve(const KvPolicy& policy) {
+Result<ResolvedPolicy> ResolvedPolicy::Resolve(const KvPolicy& policy, const KvGeometry& geometry) {
   if (policy.page_tokens < 1 || policy.page_tokens > kMaxPageTokens) {
     return BadPolicy(
         fmt::format("page_tokens is {}; it must be 1 to {}", policy.page_tokens, kMaxPageTokens));
@@ -41,6 +41,15 @@ Result<ResolvedPolicy> ResolvedPolicy::Resolve(const KvPolicy& policy) {
                                  policy.recent_window_tokens));
   }
   VARVE_TRY(const Codec* codec, FindCodec(policy.codec));
+  for (int32_t layer = 0; codec->needs_tables() && layer < geometry.num_layers(); ++layer) {
+    if (geometry.codec_tables == nullptr ||
+        geometry.codec_tables->Find(codec->id(), layer) == nullptr) {
+      return BadPolicy(fmt::format(
+          "codec {} needs tables that are calibrated for the model, and this model has none: make "
+          "them with `varve calibrate --model DIR --text FILE` and start again",
+          codec->name()));
+    }
+  }
   VARVE_TRY(const Codec* exact, FindCodec(policy.exact_codec));
   if (exact->id() != CodecId::kF32 && exact->id() != CodecId::kBf16) {
     return BadPolicy(fmt::format("exact_codec is {}; it must be bf16 or f32", policy.exact_codec));
@@ -80,13 +89,23 @@ std::vector<Section> Sealer::SealedSections(const ResolvedPolicy& policy,
   if (sinks < identity.num_tokens) {
     sections.push_back(
         RunSection(*policy.codec, identity, layer, sinks, identity.num_tokens - sinks));
+    const RunContext context = ContextOf(*policy.codec, layer, 0);
+    sections.back().tables_hash = context.tables == nullptr ? 0 : context.tables->hash;
   }
-  // A sliding-window layer reads every page that it keeps: it has no use for bounds. Keys before
-  // RoPE are not in the space in which queries score them: no bounds either.
-  if (geometry_.layer_windows[layer] == 0 && !policy.codec->keys_before_rope()) {
+  // A sliding-window layer reads every page that it keeps: it has no use for bounds.
+  if (geometry_.layer_windows[layer] == 0) {
     sections.push_back(KeyMinMaxSection(identity, layer));
   }
   return sections;
+}
+
+RunContext Sealer::ContextOf(const Codec& codec, int32_t layer, int64_t first_position) const {
+  const auto at = static_cast<size_t>(layer);
+  const bool has_rope = at < geometry_.layer_ropes.size();
+  const bool has_tables = codec.needs_tables() && geometry_.codec_tables != nullptr;
+  return {.tables = has_tables ? geometry_.codec_tables->Find(codec.id(), layer) : nullptr,
+          .rope = has_rope ? geometry_.layer_ropes[at].get() : nullptr,
+          .first_position = first_position};
 }
 
 uint64_t Sealer::SealedBytes(const ResolvedPolicy& policy, const PageIdentity& identity) const {
@@ -104,13 +123,8 @@ std::vector<std::byte> Sealer::Seal(const ResolvedPolicy& policy,
                                     const UnsealedRun& run) {
   VARVE_CHECK(identity.num_tokens == run.token_capacity &&
               identity.num_tokens <= policy.policy.page_tokens);
-  policy.exact->Decode(ShapeOf(run.token_capacity),
-                       0,
-                       identity.num_tokens,
-                       run.bytes,
-                       nullptr,
-                       k_.data(),
-                       v_.data());
+  policy.exact->Decode(
+      ShapeOf(run.token_capacity), 0, identity.num_tokens, run.bytes, {}, k_.data(), v_.data());
   const std::vector<Section> sections = SealedSections(policy, identity);
   PageRecordWriter writer(identity, sections);
   for (size_t i = 0; i < sections.size(); ++i) {
@@ -120,6 +134,8 @@ std::vector<std::byte> Sealer::Seal(const ResolvedPolicy& policy,
       continue;
     }
     const Codec& codec = section.codec == policy.exact->id() ? *policy.exact : *policy.codec;
+    const RunContext context =
+        ContextOf(codec, section.layer, identity.first_position + section.first_token);
     float* k = k_.data() + static_cast<size_t>(section.first_token) * TokenFloats();
     float* v = v_.data() + static_cast<size_t>(section.first_token) * TokenFloats();
     codec.Encode(ShapeOf(section.token_capacity),
@@ -128,11 +144,11 @@ std::vector<std::byte> Sealer::Seal(const ResolvedPolicy& policy,
                  k,
                  v,
                  TokenFloats(),
-                 nullptr,
+                 context,
                  writer.section(i));
     // The bounds are those of the keys that a reader will decode.
     codec.Decode(
-        ShapeOf(section.token_capacity), 0, section.num_tokens, writer.section(i), nullptr, k, v);
+        ShapeOf(section.token_capacity), 0, section.num_tokens, writer.section(i), context, k, v);
   }
   return std::move(writer).Finish();
 }
@@ -160,13 +176,8 @@ std::vector<std::byte> Sealer::WriteTail(const ResolvedPolicy& policy,
                                          const PageIdentity& identity,
                                          const UnsealedRun& run) {
   VARVE_CHECK(identity.num_tokens <= run.token_capacity);
-  policy.exact->Decode(ShapeOf(run.token_capacity),
-                       0,
-                       identity.num_tokens,
-                       run.bytes,
-                       nullptr,
-                       k_.data(),
-                       v_.data());
+  policy.exact->Decode(
+      ShapeOf(run.token_capacity), 0, identity.num_tokens, run.bytes, {}, k_.data(), v_.data());
   PageRecordWriter writer(
       identity,
       {RunSection(*policy.exact, identity, identity.key.first_layer, 0, identity.num_tokens)});
@@ -176,27 +187,22 @@ std::vector<std::byte> Sealer::WriteTail(const ResolvedPolicy& policy,
                        k_.data(),
                        v_.data(),
                        TokenFloats(),
-                       nullptr,
+                       {},
                        writer.section(0));
   return std::move(writer).Finish();
 }
 
 void Sealer::ReadTail(const ResolvedPolicy& policy, const PageRecord& record, UnsealedRun& run) {
   for (const PageRun& part : record.runs) {
-    part.codec->Decode(ShapeOf(part.token_capacity),
-                       0,
-                       part.num_tokens,
-                       part.encoded,
-                       nullptr,
-                       k_.data(),
-                       v_.data());
+    part.codec->Decode(
+        ShapeOf(part.token_capacity), 0, part.num_tokens, part.encoded, {}, k_.data(), v_.data());
     policy.exact->Encode(ShapeOf(run.token_capacity),
                          part.first_token,
                          part.num_tokens,
                          k_.data(),
                          v_.data(),
                          TokenFloats(),
-                         nullptr,
+                         {},
                          run.bytes);
   }
 }

@@ -22,8 +22,8 @@ struct ResolvedPolicy {
   const Codec* codec = nullptr;
   const Codec* exact = nullptr;
 
-  // Errors: kInvalidArgument naming the field.
-  static Result<ResolvedPolicy> Resolve(const KvPolicy& policy);
+  // Errors: kInvalidArgument naming the field; also for a codec whose tables the model lacks.
+  static Result<ResolvedPolicy> Resolve(const KvPolicy& policy, const KvGeometry& geometry);
 };
 
 // The unsealed tokens of one page and layer: an encoded run of the exact codec that grows in place.
@@ -45,6 +45,8 @@ class Sealer {
   RunShape ShapeOf(int32_t token_capacity) const {
     return {geometry_.num_kv_heads, geometry_.head_dim, token_capacity};
   }
+  // What the codec needs to know about a run of `layer` whose token 0 stands at `first_position`.
+  RunContext ContextOf(const Codec& codec, int32_t layer, int64_t first_position) const;
   // The record's size, known without its bytes.
   uint64_t SealedBytes(const ResolvedPolicy& policy, const PageIdentity& identity) const;
   uint64_t TailBytes(const ResolvedPolicy& policy, const PageIdentity& identity) const;

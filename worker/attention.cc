@@ -155,6 +155,9 @@ void MergeStates(std::span<const StateView> states, size_t num_heads, size_t hea
 }
 
 void AppendKv(Rank& rank, int32_t layer) {
+  if (rank.probe != nullptr) {
+    rank.probe->Observe(layer, rank.batch.positions, rank.qkv.data(), rank.qkv_stride);
+  }
   for (const Batch::Part& part : rank.batch.parts) {
     AppendSequence(rank, layer, part);
   }

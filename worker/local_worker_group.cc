@@ -10,6 +10,7 @@
 #include "proto/base/file.h"
 #include "proto/base/hash.h"
 #include "proto/base/log.h"
+#include "worker/codec_tables.h"
 
 namespace varve {
 namespace {
@@ -51,6 +52,7 @@ Result<std::unique_ptr<LocalWorkerGroup>> LocalWorkerGroup::Open(
   VARVE_TRY(ModelWeights weights, LoadWeights(options.model_dir, config));
   std::unique_ptr<LocalWorkerGroup> group(
       new LocalWorkerGroup(options, std::move(config), std::move(weights)));
+  VARVE_RETURN_IF_ERROR(group->LoadTables());
   VARVE_RETURN_IF_ERROR(group->OpenStores());
   VARVE_RETURN_IF_ERROR(group->RecoverContexts());
   group->StartRanks();
@@ -72,6 +74,22 @@ LocalWorkerGroup::LocalWorkerGroup(const LocalWorkerGroupOptions& options,
 
 LocalWorkerGroup::~LocalWorkerGroup() = default;
 
+Result<void> LocalWorkerGroup::LoadTables() {
+  geometry_ = config_.Geometry();
+  if (!options_.use_tables) {
+    return {};
+  }
+  std::string path = options_.tables_file;
+  if (path.empty()) {
+    path = fmt::format("{}/{}", options_.model_dir, kCodecTablesFile);
+    if (!FileExists(path)) {
+      return {};
+    }
+  }
+  VARVE_TRY(geometry_.codec_tables, LoadCodecTables(path, config_, weights_.model_hash));
+  return {};
+}
+
 Result<void> LocalWorkerGroup::OpenStores() {
   if (!options_.data_dir.empty()) {
     VARVE_RETURN_IF_ERROR(MakeDirectories(options_.data_dir));
@@ -82,7 +100,7 @@ Result<void> LocalWorkerGroup::OpenStores() {
   catalog_ = std::make_unique<ContextManifests>(disk_.get());
   const auto num_workers = static_cast<uint64_t>(options_.num_workers);
   for (int32_t rank = 0; rank < options_.num_workers; ++rank) {
-    const KvStoreOptions store{.geometry = config_.Geometry(),
+    const KvStoreOptions store{.geometry = geometry_,
                                .shard = {.rank = rank, .num_workers = options_.num_workers},
                                .host_budget_bytes = options_.host_budget_bytes / num_workers};
     VARVE_TRY(std::unique_ptr<KvStore> opened, KvStore::Open(store, disk_.get()));
@@ -98,10 +116,8 @@ Result<void> LocalWorkerGroup::RecoverContexts() {
   VARVE_TRY(const std::vector<ContextManifest> manifests, disk_->ListManifests());
   for (const ContextManifest& manifest : manifests) {
     catalog_->AddRecovered(manifest);
-    if (!CheckModel(manifest)) {
-      spdlog::warn(
-          "context '{}' was made with another model; it can be listed and deleted, not read",
-          manifest.name);
+    if (const Result<void> readable = CheckModel(manifest); !readable) {
+      spdlog::warn("{}; it can be listed and deleted, not read", readable.error().message);
       continue;
     }
     for (const std::unique_ptr<KvStore>& store : stores_) {
@@ -126,7 +142,8 @@ void LocalWorkerGroup::StartRanks() {
                   .num_threads = std::max(1, num_threads / num_workers),
                   .max_step_tokens =
                       static_cast<int32_t>(options_.max_step_tokens + options_.max_step_sequences),
-                  .max_step_sequences = static_cast<int32_t>(options_.max_step_sequences)}));
+                  .max_step_sequences = static_cast<int32_t>(options_.max_step_sequences),
+                  .probe = rank == 0 ? options_.probe : nullptr}));
   }
 }
 

@@ -17,6 +17,7 @@
 #include "proto/worker_group.h"
 #include "worker/context_catalog.h"
 #include "worker/fair_mutex.h"
+#include "worker/kv_probe.h"
 #include "worker/local_communicator.h"
 #include "worker/model_config.h"
 #include "worker/rank.h"
@@ -27,6 +28,9 @@ namespace varve {
 
 struct LocalWorkerGroupOptions {
   std::string model_dir;
+  // Calibrated tables (worker/codec_tables.h); "": kCodecTablesFile in model_dir, if there is one.
+  std::string tables_file;
+  bool use_tables = true;  // false: codecs that need some are not there
   int num_workers = 1;
   int num_threads = 0;   // 0: all cores of the machine
   std::string data_dir;  // "": nothing is durable, contexts live as long as the process
@@ -35,6 +39,7 @@ struct LocalWorkerGroupOptions {
   int64_t max_step_tokens =
       512;  // prompt tokens of a step; one token for each sequence may come on top
   int64_t max_step_sequences = 128;  // of a step
+  KvProbe* probe = nullptr;          // of the first worker; may be null
 };
 
 class LocalWorkerGroup final : public WorkerGroup {
@@ -74,17 +79,20 @@ class LocalWorkerGroup final : public WorkerGroup {
                    ModelConfig config,
                    ModelWeights weights);
 
+  Result<void> LoadTables();
   Result<void> OpenStores();
   Result<void> RecoverContexts();
   void StartRanks();
   Result<void> CheckPlan(const StepPlan& plan) const;
   Result<void> CheckWork(const SequenceWork& work) const;
+  // Whether this model, with the codec tables it has, can read the context.
   Result<void> CheckModel(const ContextManifest& manifest) const;
 
   const LocalWorkerGroupOptions options_;
   const ModelConfig config_;
   const ModelWeights weights_;
   ModelDescription description_;
+  KvGeometry geometry_;
   std::unique_ptr<DiskTier> disk_;  // null without a data directory
   std::unique_ptr<ContextManifests> catalog_;
 

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "kvstore/sealer.h"
 #include "proto/base/hash.h"
 #include "worker/local_worker_group.h"
 
@@ -11,7 +12,10 @@ namespace varve {
 
 Result<void> LocalWorkerGroup::CheckModel(const ContextManifest& manifest) const {
   if (manifest.model_hash == weights_.model_hash) {
-    return {};
+    const Result<ResolvedPolicy> policy = ResolvedPolicy::Resolve(manifest.policy, geometry_);
+    return policy ? Result<void>()
+                  : Error{ErrorCode::kModelMismatch,
+                          fmt::format("context '{}': {}", manifest.name, policy.error().message)};
   }
   return Error{ErrorCode::kModelMismatch,
                fmt::format("context '{}' was made with the model {}, this one is {}",

@@ -359,14 +359,6 @@ Result<const FamilyTraits*> FindFamily(ConfigFields& fields) {
 
 }  // namespace
 
-KvGeometry ModelConfig::Geometry() const {
-  KvGeometry geometry{.num_kv_heads = num_kv_heads, .head_dim = head_dim};
-  for (const LayerConfig& layer : layers) {
-    geometry.layer_windows.push_back(layer.window);
-  }
-  return geometry;
-}
-
 Result<ModelConfig> ParseModelConfig(std::string_view json_text) {
   const nlohmann::json root = nlohmann::json::parse(json_text, nullptr, /*allow_exceptions=*/false);
   if (!root.is_object()) {

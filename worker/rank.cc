@@ -26,6 +26,7 @@ Rank::Rank(const RankParts& parts)
       communicator(parts.communicator),
       stream(parts.stream),
       store(parts.store),
+      probe(parts.probe),
       team(parts.num_threads),
       frame_arena(kFrameBytes) {
   const auto num_ranks = static_cast<size_t>(communicator.size());

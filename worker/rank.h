@@ -26,6 +26,7 @@
 #include "proto/base/trace.h"
 #include "proto/step_plan.h"
 #include "worker/communicator.h"
+#include "worker/kv_probe.h"
 #include "worker/model_config.h"
 #include "worker/partition.h"
 #include "worker/sampler.h"
@@ -44,6 +45,7 @@ struct RankParts {
   int num_threads = 1;
   int32_t max_step_tokens = 0;
   int32_t max_step_sequences = 0;
+  KvProbe* probe = nullptr;  // may be null
 };
 
 // The sequences of a step that take part, their tokens one after the other.
@@ -86,6 +88,7 @@ struct Rank {
   Communicator& communicator;
   Stream& stream;
   KvStore& store;
+  KvProbe* const probe;
   ThreadTeam team;
   AttendScratch scratch;
   FrameArena frame_arena;

@@ -7,18 +7,12 @@
 #include <string>
 #include <vector>
 
+#include "kernels/rope.h"
 #include "proto/base/result.h"
 
 #include <nlohmann/json_fwd.hpp>
 
 namespace varve {
-
-struct RopeSpec {
-  std::vector<double> inv_freq;   // [head_dim / 2], radians per position
-  double attention_factor = 1.0;  // multiplies cos and sin (yarn)
-
-  bool operator==(const RopeSpec&) const = default;
-};
 
 // What a configuration says outside the parameters of the scaling.
 struct RopeContext {

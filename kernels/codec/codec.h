@@ -3,9 +3,9 @@
 //
 // A run is up to `token_capacity` consecutive tokens of one layer, all kv heads. A sealed page is
 // one or two runs (sinks in an exact codec, the rest in the context's codec); the unsealed tail of
-// a context is a run of an exact codec that grows in place. Keys come after RoPE unless the codec
-// says otherwise. Id and version are written in every page header and never reused for another
-// meaning.
+// a context is a run of an exact codec that grows in place. Keys come and go after RoPE; a codec
+// that keeps them as they were before undoes it by itself. Id and version are written in every page
+// header and never reused for another meaning.
 #pragma once
 
 #include <cstddef>
@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/rope.h"
 #include "proto/base/result.h"
 
 namespace varve {
@@ -31,6 +32,19 @@ enum class CodecId : uint16_t {
   kRot4 = 8,
   kRot3 = 9,
   kRot2 = 10,
+  kKivi4 = 11,
+  kKivi2 = 12,
+  kKivi4G32 = 13,
+  kKivi2G32 = 14,
+  kKlt4 = 15,
+  kKlt3 = 16,
+  kKlt2 = 17,
+  kNuq4 = 18,
+  kNuq3 = 19,
+  kNuq2 = 20,
+  kNuq4Sparse = 21,
+  kNuq3Sparse = 22,
+  kNuq2Sparse = 23,
 };
 
 struct RunShape {
@@ -42,13 +56,41 @@ struct RunShape {
   bool operator==(const RunShape&) const = default;
 };
 
-// Calibrated tables of a codec (centroids, rotations, means), bound to a model. Codecs without
-// calibration ignore them. The hash is stored in every page that needs them, so that a page is
-// never decoded with other tables.
+// Calibrated tables of a codec (centroids, transforms, means) for one layer of a model. The hash is
+// stored with every run that needs them, so that a run is never decoded with other tables.
 struct CodecTables {
-  CodecId codec;
-  uint64_t hash = 0;
-  std::vector<std::byte> bytes;  // format by codec
+  uint64_t hash = 0;          // HashOf(values)
+  std::vector<float> values;  // shape by codec
+
+  static uint64_t HashOf(std::span<const float> values);
+};
+
+// What a layer's keys, values and queries are like: what tables are made from.
+struct CalibrationSample {
+  int32_t num_kv_heads = 0;
+  int32_t head_dim = 0;
+  int64_t num_tokens = 0;
+  std::vector<float> k;  // [num_tokens, num_kv_heads, head_dim], before RoPE
+  std::vector<float> v;  // [num_tokens, num_kv_heads, head_dim]
+  // Mean of q q^T over tokens and over the query heads of each kv head, of queries before RoPE,
+  // sm_scale and attention factor included. [num_kv_heads, head_dim, head_dim]
+  std::vector<double> q_moment;
+  bool has_rope = false;
+  // Squared gradients of the model's loss with respect to k and v, shaped alike, or empty: ones.
+  std::vector<float> k_sensitivity;
+  std::vector<float> v_sensitivity;
+};
+
+// What some codecs need to know about a run beside its shape.
+struct RunContext {
+  const CodecTables* tables = nullptr;  // of the run's codec and layer; null: none
+  const Rope* rope = nullptr;           // by which the keys were rotated; null: they were not
+  int64_t first_position = 0;           // position in the sequence of the run's token 0
+  // Pruned runs: [num_kv_heads, num_indices] offsets from first_position, of the run's tokens from
+  // first_index on; null: token t stands at first_position + t.
+  const int32_t* token_indices = nullptr;
+  int32_t num_indices = 0;
+  int32_t first_index = 0;
 };
 
 class Codec {
@@ -60,12 +102,14 @@ class Codec {
   virtual std::string_view name() const = 0;  // as users write it
   // True if tokens can be appended to an encoded run one by one (exact codecs).
   virtual bool appendable() const = 0;
-  // True if the codec takes keys before RoPE; Attend then rotates decoded keys by their positions.
-  virtual bool keys_before_rope() const { return false; }
-  // True if Attend cannot read the bytes and the run is decoded first (cold codecs).
-  virtual bool decode_only() const { return false; }
+  // True if the codec works only with tables that Calibrate made for the model.
+  virtual bool needs_tables() const { return false; }
+  // REQUIRES: needs_tables().
+  virtual CodecTables Calibrate(const CalibrationSample& sample) const;
+  // Floats of a layer's tables. REQUIRES: needs_tables().
+  virtual size_t TableFloats(size_t num_kv_heads, size_t head_dim) const;
 
-  // Bytes of an encoded run. Everything that decoding needs except `CodecTables`.
+  // Bytes of an encoded run. Everything that decoding needs except the context.
   virtual size_t EncodedBytes(const RunShape& shape) const = 0;
   // Bits per stored value, all metadata included: 8 * EncodedBytes / (2 * heads * tokens *
   // head_dim).
@@ -74,14 +118,14 @@ class Codec {
   // Encodes tokens [first_token, first_token + num_tokens) of the run. k and v: [num_tokens,
   // num_kv_heads, head_dim] with `token_stride` floats from one token to the next. first_token must
   // be 0 unless appendable(). REQUIRES: out.size() == EncodedBytes(shape), first_token + num_tokens
-  // <= shape.token_capacity.
+  // <= shape.token_capacity; tables if needs_tables().
   virtual void Encode(const RunShape& shape,
                       int32_t first_token,
                       int32_t num_tokens,
                       const float* k,
                       const float* v,
                       size_t token_stride,
-                      const CodecTables* tables,
+                      const RunContext& context,
                       std::span<std::byte> out) const = 0;
 
   // Decodes tokens [first_token, first_token + num_tokens) into k and v: [num_tokens, num_kv_heads,
@@ -90,7 +134,7 @@ class Codec {
                       int32_t first_token,
                       int32_t num_tokens,
                       std::span<const std::byte> encoded,
-                      const CodecTables* tables,
+                      const RunContext& context,
                       float* k,
                       float* v) const = 0;
 };

@@ -15,5 +15,18 @@ const Codec* Int2Codec();
 const Codec* Rot4Codec();
 const Codec* Rot3Codec();
 const Codec* Rot2Codec();
+const Codec* Kivi4Codec();
+const Codec* Kivi2Codec();
+const Codec* Kivi4G32Codec();
+const Codec* Kivi2G32Codec();
+const Codec* Klt4Codec();
+const Codec* Klt3Codec();
+const Codec* Klt2Codec();
+const Codec* Nuq4Codec();
+const Codec* Nuq3Codec();
+const Codec* Nuq2Codec();
+const Codec* Nuq4SparseCodec();
+const Codec* Nuq3SparseCodec();
+const Codec* Nuq2SparseCodec();
 
 }  // namespace varve

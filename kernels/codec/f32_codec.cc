@@ -25,7 +25,7 @@ class F32 final : public Codec {
               const float* k,
               const float* v,
               size_t token_stride,
-              const CodecTables* /*tables*/,
+              const RunContext& /*context*/,
               std::span<std::byte> out) const override {
     VARVE_CHECK(out.size() == EncodedBytes(shape));
     VARVE_CHECK(first_token >= 0 && num_tokens >= 0);
@@ -48,7 +48,7 @@ class F32 final : public Codec {
               int32_t first_token,
               int32_t num_tokens,
               std::span<const std::byte> encoded,
-              const CodecTables* /*tables*/,
+              const RunContext& /*context*/,
               float* k,
               float* v) const override {
     VARVE_CHECK(encoded.size() == EncodedBytes(shape));

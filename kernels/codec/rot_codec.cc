@@ -13,6 +13,7 @@
 
 #include "kernels/codec/codecs.h"
 #include "kernels/codec/pack_codes.h"
+#include "kernels/codec/rot_rows.h"
 #include "kernels/codec/row_codec.h"
 #include "kernels/cpu/rotate-inl.h"
 
@@ -157,10 +158,27 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace varve {
-namespace {
 
 HWY_EXPORT(RotEncodeRow);
 HWY_EXPORT(RotDecodeRow);
+
+void EncodeRotRow(size_t bits,
+                  const float* x,
+                  size_t head_dim,
+                  std::byte* packed,
+                  uint16_t* scale) {
+  HWY_DYNAMIC_DISPATCH(RotEncodeRow)(bits, x, head_dim, packed, scale);
+}
+
+void DecodeRotRow(size_t bits,
+                  const std::byte* packed,
+                  uint16_t scale,
+                  size_t head_dim,
+                  float* out) {
+  HWY_DYNAMIC_DISPATCH(RotDecodeRow)(bits, packed, &scale, head_dim, out);
+}
+
+namespace {
 
 class RotCodec final : public RowCodec {
  public:
@@ -175,13 +193,13 @@ class RotCodec final : public RowCodec {
                  size_t head_dim,
                  std::byte* codes,
                  uint16_t* params) const override {
-    HWY_DYNAMIC_DISPATCH(RotEncodeRow)(bits_, x, head_dim, codes, params);
+    EncodeRotRow(bits_, x, head_dim, codes, params);
   }
   void DecodeRow(const std::byte* codes,
                  const uint16_t* params,
                  size_t head_dim,
                  float* out) const override {
-    HWY_DYNAMIC_DISPATCH(RotDecodeRow)(bits_, codes, params, head_dim, out);
+    DecodeRotRow(bits_, codes, params[0], head_dim, out);
   }
 
  private:

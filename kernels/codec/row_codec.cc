@@ -24,7 +24,7 @@ void RowCodec::Encode(const RunShape& shape,
                       const float* k,
                       const float* v,
                       size_t token_stride,
-                      const CodecTables* /*tables*/,
+                      const RunContext& /*context*/,
                       std::span<std::byte> out) const {
   VARVE_CHECK(out.size() == EncodedBytes(shape));
   VARVE_CHECK(first_token == 0 && num_tokens >= 0 && num_tokens <= shape.token_capacity);
@@ -54,7 +54,7 @@ void RowCodec::Decode(const RunShape& shape,
                       int32_t first_token,
                       int32_t num_tokens,
                       std::span<const std::byte> encoded,
-                      const CodecTables* /*tables*/,
+                      const RunContext& /*context*/,
                       float* k,
                       float* v) const {
   VARVE_CHECK(encoded.size() == EncodedBytes(shape));

@@ -23,13 +23,13 @@ class RowCodec : public Codec {
               const float* k,
               const float* v,
               size_t token_stride,
-              const CodecTables* tables,
+              const RunContext& context,
               std::span<std::byte> out) const final;
   void Decode(const RunShape& shape,
               int32_t first_token,
               int32_t num_tokens,
               std::span<const std::byte> encoded,
-              const CodecTables* tables,
+              const RunContext& context,
               float* k,
               float* v) const final;
 

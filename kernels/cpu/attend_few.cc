@@ -33,6 +33,7 @@ struct FewScratch {
   float* value_scales;   // [kTileTokens]
   float* value_offsets;  // [kTileTokens]
   float* weights;        // [kTileTokens]
+  float* decoded;        // DecodedFloats
   float q_sums[kFewRows];
   float corrections[kFewRows];
   float offsets[kFewRows];
@@ -55,6 +56,7 @@ void AttendTileFew(D d,
   if (begin >= end) {
     return;
   }
+  reader.Prepare(tile.first_token + begin, end - begin);
   SoftmaxArgs args;
   args.softcap = params.logit_softcap;
   args.window = params.window;
@@ -161,6 +163,7 @@ void AttendFewWith(D d, const AttendBlock& block) {
   scratch.value_scales = scratch.key_offsets + kTileTokens;
   scratch.value_offsets = scratch.value_scales + kTileTokens;
   scratch.weights = scratch.value_offsets + kTileTokens;
+  scratch.decoded = scratch.weights + kTileTokens;
   // Read to the end of the last vector, used only up to the last token: must be numbers.
   std::fill(scratch.key_scales, scratch.weights + kTileTokens, 0.0F);
   GatherQueries(block, scratch.q);
@@ -178,7 +181,7 @@ void AttendFewWith(D d, const AttendBlock& block) {
         AttendTileFew(d, block, reader, TileOfView(view, block.kv_head, i), scratch);
       }
     };
-    VisitReader(view, block.kv_head, params.head_dim, attend);
+    VisitReader(view, params.num_kv_heads, block.kv_head, params.head_dim, scratch.decoded, attend);
     FinishView(block, index, scratch.states);
   }
   UseCoordinates(block, /*rotate=*/false, scratch.q, &rotated);
@@ -208,7 +211,7 @@ void AttendFew(const AttendBlock& block) {
 }
 
 size_t FewScratchFloats(const AttendPlan& /*plan*/, int32_t head_dim) {
-  return kFewRows * (head_dim + kTileTokens) + 5 * kTileTokens;
+  return kFewRows * (head_dim + kTileTokens) + 5 * kTileTokens + DecodedFloats(head_dim);
 }
 
 }  // namespace varve

@@ -18,6 +18,8 @@ HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+static_assert(sizeof(RowState) == kStateFloats * sizeof(float));
+
 struct ManyScratch {
   float* q;             // [rows, head_dim]
   float* scores;        // [rows, kTileTokens]
@@ -27,6 +29,7 @@ struct ManyScratch {
   float* weights;       // [kTileTokens]
   float* corrections;   // [rows]
   RowState* states;     // [rows]
+  float* decoded;       // DecodedFloats
 };
 
 // Key `token` of the run as floats.
@@ -130,6 +133,7 @@ void AttendTileMany(const AttendBlock& block,
   }
   const Columns columns{begin, (end + width - 1) / width * width};
   // 2. Scores, then weights of the values.
+  reader.Prepare(tile.first_token + begin, end - begin);
   ScoreTile(block, reader, tile.first_token, begin, end, scratch);
   SoftmaxArgs args;
   args.softcap = params.logit_softcap;
@@ -172,6 +176,7 @@ ManyScratch LayOutScratch(const AttendBlock& block) {
   scratch.weights = scratch.value_panels + block.o_stride * kTileTokens;
   scratch.corrections = scratch.weights + kTileTokens;
   scratch.states = reinterpret_cast<RowState*>(scratch.corrections + rows);
+  scratch.decoded = scratch.corrections + rows * (1 + kStateFloats);
   return scratch;
 }
 
@@ -192,7 +197,7 @@ void AttendManyOnTarget(const AttendBlock& block) {
         AttendTileMany(block, reader, TileOfView(view, block.kv_head, i), scratch);
       }
     };
-    VisitReader(view, block.kv_head, params.head_dim, attend);
+    VisitReader(view, params.num_kv_heads, block.kv_head, params.head_dim, scratch.decoded, attend);
     FinishView(block, index, scratch.states);
   }
   UseCoordinates(block, /*rotate=*/false, scratch.q, &rotated);
@@ -212,10 +217,9 @@ void AttendMany(const AttendBlock& block) {
 }
 
 size_t ManyScratchFloats(const AttendPlan& plan, int32_t head_dim) {
-  constexpr size_t kStateFloats = 4;
   const size_t per_row = head_dim + kTileTokens + 1 + kStateFloats;
   return plan.rows_per_block * per_row + 2 * kRowPadding * head_dim + plan.o_stride * kTileTokens +
-         kTileTokens;
+         kTileTokens + DecodedFloats(head_dim);
 }
 
 }  // namespace varve

@@ -1,7 +1,8 @@
 // Readers: the rows of one kv head of an encoded run in vector registers, per target. Key and Value
 // load Lanes(d) numbers of token `token` from dimension `i` on; the number meant is
 //   loaded * scale of the token (kScaled) + offset of the token (kHasOffset),
-// in rotated coordinates if kRotated. The bytes need no alignment.
+// in rotated coordinates if kRotated. The bytes need no alignment. Prepare comes before the tokens
+// of a tile are loaded.
 #if defined(VARVE_KERNELS_CPU_READERS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VARVE_KERNELS_CPU_READERS_INL_H_
 #undef VARVE_KERNELS_CPU_READERS_INL_H_
@@ -16,12 +17,14 @@
 #include "kernels/attend.h"
 #include "kernels/codec/exact_block.h"
 #include "kernels/codec/fp8_block.h"
+#include "kernels/codec/head_codec.h"
 #include "kernels/codec/int8_block.h"
 #include "kernels/codec/int_block.h"
 #include "kernels/codec/rot_block.h"
+#include "kernels/cpu/attend_plan.h"
 #include "kernels/cpu/bf16-inl.h"
+#include "kernels/cpu/packed-inl.h"
 #include "kernels/cpu/widen-inl.h"
-#include "proto/base/check.h"
 
 #include "hwy/highway.h"
 
@@ -42,6 +45,8 @@ class ExactReader {
         values_(view.encoded.data() +
                 ExactValueOffset(kv_head, view.token_capacity, head_dim) * kStoredBytes<kDType>),
         row_bytes_(head_dim * kStoredBytes<kDType>) {}
+
+  void Prepare(size_t /*first_token*/, size_t /*num_tokens*/) const {}
 
   template <class D>
   HWY_INLINE hn::Vec<D> Key(D d, size_t token, size_t i) const {
@@ -67,41 +72,6 @@ class ExactReader {
   const std::byte* values_;
   size_t row_bytes_;
 };
-
-// Packed codes (row_block.h) of Lanes(d) values from `i` on, a multiple of Lanes(d).
-template <size_t kBits, class D>
-HWY_INLINE hn::Vec<hn::RebindToSigned<D>> LoadPlane(D /*d*/, const std::byte* plane, size_t i) {
-  const hn::RebindToSigned<D> d32;
-  if constexpr (hn::MaxLanes(D()) > 8) {
-    const hn::Half<D> half;
-    return hn::Combine(d32, LoadPlane<kBits>(half, plane, i + 8), LoadPlane<kBits>(half, plane, i));
-  } else {
-    const hn::RebindToUnsigned<D> du32;
-    const hn::Rebind<uint8_t, D> d8;
-    const PackedPlace place = PlaceOf(kBits, i);
-    const auto bytes = hn::LoadU(d8, reinterpret_cast<const uint8_t*>(plane + place.byte));
-    auto codes = hn::PromoteTo(du32, bytes);
-    if constexpr (kBits < 8) {
-      codes = hn::And(hn::ShiftRightSame(codes, static_cast<int>(place.shift)),
-                      hn::Set(du32, (1U << kBits) - 1));
-    }
-    return hn::BitCast(d32, codes);
-  }
-}
-
-template <size_t kBits, class D>
-HWY_INLINE hn::Vec<hn::RebindToSigned<D>> LoadCodes(D d,
-                                                    const std::byte* row,
-                                                    size_t i,
-                                                    size_t head_dim) {
-  if constexpr (kBits == 3) {
-    const auto low = LoadPlane<2>(d, row, i);
-    const auto high = LoadPlane<1>(d, row + PlaneBytes(2, head_dim), i);
-    return hn::Or(low, hn::ShiftLeft<2>(high));
-  } else {
-    return LoadPlane<kBits>(d, row, i);
-  }
-}
 
 // What the codes of each codec mean, without scale and offset.
 struct Int8Codes {
@@ -222,6 +192,8 @@ class RowReader {
     v_params_ = view.encoded.data() + at.v_params;
   }
 
+  void Prepare(size_t /*first_token*/, size_t /*num_tokens*/) const {}
+
   template <class D>
   HWY_INLINE hn::Vec<D> Key(D d, size_t token, size_t i) const {
     return Codes::Load(d, k_codes_ + token * row_bytes_, i, head_dim_);
@@ -257,9 +229,79 @@ class RowReader {
   const std::byte* v_params_;
 };
 
-// Calls body(reader) with the reader of the view's codec: the one place that knows all of them.
+// Runs that are decoded tile by tile, by a HeadCodec, into scratch memory that stays in the cache.
+class DecodedReader {
+ public:
+  static constexpr bool kScaled = false;
+  static constexpr bool kHasOffset = false;
+  static constexpr bool kRotated = false;
+
+  // scratch: DecodedFloats(head_dim).
+  DecodedReader(const KvView& view,
+                size_t num_kv_heads,
+                size_t kv_head,
+                size_t head_dim,
+                float* scratch)
+      : codec_(FindHeadCodec(view.codec)),
+        view_(view),
+        shape_{static_cast<int32_t>(num_kv_heads),
+               static_cast<int32_t>(head_dim),
+               view.token_capacity},
+        kv_head_(static_cast<int32_t>(kv_head)),
+        head_dim_(head_dim),
+        keys_(scratch),
+        values_(scratch + kTileTokens * head_dim) {}
+
+  void Prepare(size_t first_token, size_t num_tokens) const {
+    codec_->DecodeHead(shape_,
+                       kv_head_,
+                       static_cast<int32_t>(first_token),
+                       static_cast<int32_t>(num_tokens),
+                       view_.encoded,
+                       view_.context(),
+                       keys_,
+                       values_);
+    first_token_ = first_token;
+  }
+  template <class D>
+  HWY_INLINE hn::Vec<D> Key(D d, size_t token, size_t i) const {
+    return hn::LoadU(d, keys_ + (token - first_token_) * head_dim_ + i);
+  }
+  template <class D>
+  HWY_INLINE hn::Vec<D> Value(D d, size_t token, size_t i) const {
+    return hn::LoadU(d, values_ + (token - first_token_) * head_dim_ + i);
+  }
+  float KeyScalar(size_t token, size_t i) const {
+    return keys_[(token - first_token_) * head_dim_ + i];
+  }
+  float ValueScalar(size_t token, size_t i) const {
+    return values_[(token - first_token_) * head_dim_ + i];
+  }
+  float KeyScale(size_t /*token*/) const { return 1.0F; }
+  float ValueScale(size_t /*token*/) const { return 1.0F; }
+  float KeyOffset(size_t /*token*/) const { return 0.0F; }
+  float ValueOffset(size_t /*token*/) const { return 0.0F; }
+
+ private:
+  const HeadCodec* codec_;
+  const KvView& view_;
+  RunShape shape_;
+  int32_t kv_head_;
+  size_t head_dim_;
+  float* keys_;    // [kTileTokens, head_dim]
+  float* values_;  // [kTileTokens, head_dim]
+  mutable size_t first_token_ = 0;
+};
+
+// Calls body(reader) with the reader of the view's codec: the one place that knows all that have
+// one of their own. decoded: DecodedFloats(head_dim) of scratch memory.
 template <class Body>
-HWY_INLINE void VisitReader(const KvView& view, size_t kv_head, size_t head_dim, const Body& body) {
+HWY_INLINE void VisitReader(const KvView& view,
+                            size_t num_kv_heads,
+                            size_t kv_head,
+                            size_t head_dim,
+                            float* decoded,
+                            const Body& body) {
   switch (view.codec) {
     case CodecId::kF32:
       body(ExactReader<DType::kF32>(view, kv_head, head_dim));
@@ -292,7 +334,8 @@ HWY_INLINE void VisitReader(const KvView& view, size_t kv_head, size_t head_dim,
       body(RowReader<RotCodes<2>>(view, kv_head, head_dim));
       break;
     default:
-      VARVE_UNREACHABLE("a codec that Attend cannot read");
+      body(DecodedReader(view, num_kv_heads, kv_head, head_dim, decoded));
+      break;
   }
 }
 

@@ -28,7 +28,7 @@ DecodedView DecodeView(const AttendParams& params, const KvView& view) {
                         view.first_token,
                         view.num_tokens,
                         view.encoded,
-                        view.tables,
+                        view.context(),
                         decoded.k.data(),
                         decoded.v.data());
   return decoded;

@@ -79,6 +79,7 @@ int RunCommandLine(int argc, const char* const* argv) {
   AddContextsCommand(root, chosen);
   AddDoctorCommand(root, chosen);
   AddBenchCommand(root, chosen);
+  AddCalibrateCommand(root, chosen);
   AddEvalCommand(root, chosen);
   AddVersionCommand(root, chosen);
   root.footer(kFooter);  // after the commands, which would inherit it

@@ -26,6 +26,7 @@ void AddAskCommand(CLI::App& root, Invocation& chosen);
 void AddContextsCommand(CLI::App& root, Invocation& chosen);
 void AddDoctorCommand(CLI::App& root, Invocation& chosen);
 void AddBenchCommand(CLI::App& root, Invocation& chosen);
+void AddCalibrateCommand(CLI::App& root, Invocation& chosen);
 void AddEvalCommand(CLI::App& root, Invocation& chosen);
 void AddVersionCommand(CLI::App& root, Invocation& chosen);
 

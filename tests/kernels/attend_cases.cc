@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "proto/base/check.h"
+#include "tests/kernels/codec_cases.h"
 
 namespace varve {
 
@@ -43,6 +44,19 @@ AttendProblem::AttendProblem(const AttendCase& attend_case) : case_(attend_case)
   }
 }
 
+namespace {
+
+// The context of the whole run: tokens before the view's first one need positions, too.
+RunContext EncodingContext(const KvView& view) {
+  RunContext context = view.context();
+  if (view.first_token > 0) {
+    context.token_indices = nullptr;
+  }
+  return context;
+}
+
+}  // namespace
+
 void AttendProblem::AddView(const ViewCase& view, Rng* rng) {
   const Codec* codec = FindCodec(view.codec).value();
   const RunShape shape{case_.num_kv_heads, case_.head_dim, view.token_capacity};
@@ -56,8 +70,10 @@ void AttendProblem::AddView(const ViewCase& view, Rng* rng) {
   }
   // Room that no token has been written to holds what would be NaN and huge numbers.
   encoded_.emplace_back(codec->EncodedBytes(shape), std::byte{0xff});
-  codec->Encode(shape, 0, num_tokens, k.data(), v.data(), token_values, nullptr, encoded_.back());
   KvView out{};
+  const RunContext context = ContextFor(*codec, shape);
+  out.tables = context.tables;
+  out.rope = context.rope;
   out.codec = view.codec;
   out.encoded = encoded_.back();
   out.token_capacity = view.token_capacity;
@@ -78,6 +94,14 @@ void AttendProblem::AddView(const ViewCase& view, Rng* rng) {
     out.token_indices = indices.data();
     out.token_weights = weights.data();
   }
+  codec->Encode(shape,
+                0,
+                num_tokens,
+                k.data(),
+                v.data(),
+                token_values,
+                EncodingContext(out),
+                encoded_.back());
   views_.push_back(out);
 }
 

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <span>
+#include <tuple>
 #include <vector>
 
 #include "kernels/codec/codec.h"
@@ -60,6 +62,51 @@ inline size_t TokenValues(const RunShape& shape) {
   return static_cast<size_t>(shape.num_kv_heads) * shape.head_dim;
 }
 
+// Tables for codecs that need some, made from normal numbers; the same at every call.
+inline const CodecTables* TablesFor(const Codec& codec, int32_t num_kv_heads, int32_t head_dim) {
+  static std::map<std::tuple<CodecId, int32_t, int32_t>, CodecTables> tables;
+  if (!codec.needs_tables()) {
+    return nullptr;
+  }
+  const std::tuple key{codec.id(), num_kv_heads, head_dim};
+  if (!tables.contains(key)) {
+    Rng rng(77);
+    CalibrationSample sample{
+        .num_kv_heads = num_kv_heads, .head_dim = head_dim, .num_tokens = 600, .has_rope = true};
+    const auto width = static_cast<size_t>(num_kv_heads * head_dim);
+    for (size_t i = 0; i < width * 600; ++i) {
+      const float channel = 1.0F + static_cast<float>(i % width % 5);
+      sample.k.push_back(channel * rng.NextNormal() + 0.5F * channel);
+      sample.v.push_back(rng.NextNormal());
+    }
+    for (int32_t head = 0; head < num_kv_heads; ++head) {
+      for (int32_t row = 0; row < head_dim; ++row) {
+        for (int32_t column = 0; column < head_dim; ++column) {
+          sample.q_moment.push_back(row == column ? 1.0 + row % 3 : 0.1);
+        }
+      }
+    }
+    tables[key] = codec.Calibrate(sample);
+  }
+  return &tables[key];
+}
+
+// The keys of these runs were rotated, by positions that need all digits.
+inline RunContext ContextFor(const Codec& codec, const RunShape& shape) {
+  static std::map<int32_t, Rope> ropes;
+  auto rope = ropes.find(shape.head_dim);
+  if (rope == ropes.end()) {
+    RopeSpec spec;
+    for (int32_t i = 0; i < shape.head_dim / 2; ++i) {
+      spec.inv_freq.push_back(std::pow(10'000.0, -2.0 * i / shape.head_dim));
+    }
+    rope = ropes.emplace(shape.head_dim, Rope(spec)).first;
+  }
+  return {.tables = TablesFor(codec, shape.num_kv_heads, shape.head_dim),
+          .rope = &rope->second,
+          .first_position = 9'999'872};
+}
+
 inline std::vector<std::byte> EncodeAll(const Codec& codec,
                                         const RunShape& shape,
                                         const Tokens& tokens) {
@@ -70,7 +117,7 @@ inline std::vector<std::byte> EncodeAll(const Codec& codec,
                tokens.k.data(),
                tokens.v.data(),
                TokenValues(shape),
-               nullptr,
+               ContextFor(codec, shape),
                out);
   return out;
 }
@@ -81,7 +128,13 @@ inline Tokens DecodeAll(const Codec& codec,
   Tokens tokens;
   tokens.k.resize(TokenValues(shape) * shape.token_capacity);
   tokens.v.resize(tokens.k.size());
-  codec.Decode(shape, 0, shape.token_capacity, encoded, nullptr, tokens.k.data(), tokens.v.data());
+  codec.Decode(shape,
+               0,
+               shape.token_capacity,
+               encoded,
+               ContextFor(codec, shape),
+               tokens.k.data(),
+               tokens.v.data());
   return tokens;
 }
 
@@ -121,7 +174,29 @@ inline double Fp8Bound(const RowRange& row, double x) {
   return std::fabs(x) / 16.0 * (1.0 + 1e-6) + scale / 1024.0;
 }
 
-// What a codec promises for one value of a row of `head_dim` values.
+// The values that a codec looks at together when it codes value `index` of x, [tokens, heads,
+// head_dim]: its row, or its channel over some tokens.
+inline std::vector<float> Surroundings(const Codec& codec,
+                                       const RunShape& shape,
+                                       bool is_key,
+                                       const std::vector<float>& x,
+                                       size_t index) {
+  const size_t head_dim = shape.head_dim;
+  const bool by_channel = is_key && codec.name().starts_with("kivi");
+  std::vector<float> values;
+  if (!by_channel) {
+    const size_t row = index / head_dim * head_dim;
+    values.assign(x.begin() + static_cast<ptrdiff_t>(row),
+                  x.begin() + static_cast<ptrdiff_t>(row + head_dim));
+    return values;
+  }
+  for (size_t i = index % TokenValues(shape); i < x.size(); i += TokenValues(shape)) {
+    values.push_back(x[i]);
+  }
+  return values;
+}
+
+// What a codec promises for one value among these.
 inline double ErrorBound(const Codec& codec, std::span<const float> row, float value) {
   const RowRange whole = RangeOf(row, [](float x) { return x; });
   const RowRange range = RangeOf(row, F16Sanitize);
@@ -142,6 +217,23 @@ inline double ErrorBound(const Codec& codec, std::span<const float> row, float v
       return cut + IntBound(3, range);
     case CodecId::kInt2:
       return cut + IntBound(2, range);
+    case CodecId::kKivi4:
+    case CodecId::kKivi4G32:
+      return cut + IntBound(4, range);
+    case CodecId::kKivi2:
+    case CodecId::kKivi2G32:
+      return cut + IntBound(2, range);
+    // In coordinates in which a key's norm may be stretched by what its tables were made for.
+    case CodecId::kNuq4:
+    case CodecId::kNuq3:
+    case CodecId::kNuq2:
+    case CodecId::kNuq4Sparse:
+    case CodecId::kNuq3Sparse:
+    case CodecId::kNuq2Sparse:
+    case CodecId::kKlt4:
+    case CodecId::kKlt3:
+    case CodecId::kKlt2:
+      return cut + 12.0 * (range.norm + 10.0) + 1e-15;
     case CodecId::kRot4:
     case CodecId::kRot3:
     case CodecId::kRot2:

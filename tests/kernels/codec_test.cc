@@ -29,9 +29,8 @@ TEST_F(CodecOnTarget, DecodedValuesAreWithinTheBound) {
         const Tokens tokens = MakeTokens(shape, kind, 17 + kind);
         const Tokens decoded = DecodeAll(*codec, shape, EncodeAll(*codec, shape, tokens));
         for (size_t i = 0; i < tokens.k.size(); ++i) {
-          const size_t row = i / shape.head_dim * shape.head_dim;
-          const std::span<const float> k_row(tokens.k.data() + row, shape.head_dim);
-          const std::span<const float> v_row(tokens.v.data() + row, shape.head_dim);
+          const auto k_row = Surroundings(*codec, shape, /*is_key=*/true, tokens.k, i);
+          const auto v_row = Surroundings(*codec, shape, /*is_key=*/false, tokens.v, i);
           ASSERT_LE(std::fabs(static_cast<double>(decoded.k[i]) - tokens.k[i]),
                     ErrorBound(*codec, k_row, tokens.k[i]))
               << codec->name() << " kind " << kind << " value " << tokens.k[i];
@@ -56,8 +55,19 @@ TEST_F(CodecOnTarget, EveryTargetWritesTheSameBytesAndReadsTheSameValues) {
           ForceSimdTarget(target);
           EXPECT_EQ(EncodeAll(*codec, shape, tokens), bytes) << codec->name() << " " << target.name;
           const Tokens again = DecodeAll(*codec, shape, bytes);
-          EXPECT_EQ(again.k, decoded.k) << codec->name() << " " << target.name;
           EXPECT_EQ(again.v, decoded.v) << codec->name() << " " << target.name;
+          if (!codec->name().starts_with("klt")) {
+            EXPECT_EQ(again.k, decoded.k) << codec->name() << " " << target.name;
+            continue;
+          }
+          // Sums over dimensions: targets differ by rounding.
+          double largest = 0.0;
+          for (const float k : decoded.k) {
+            largest = std::max(largest, std::fabs(static_cast<double>(k)));
+          }
+          for (size_t i = 0; i < decoded.k.size(); ++i) {
+            ASSERT_NEAR(again.k[i], decoded.k[i], 3e-6 * largest) << target.name;
+          }
         }
       }
     }
@@ -123,7 +133,7 @@ TEST(Codec, AppendingTokensEqualsEncodingThemAtOnce) {
                     tokens.k.data() + offset,
                     tokens.v.data() + offset,
                     TokenValues(shape),
-                    nullptr,
+                    {},
                     appended);
     }
     EXPECT_EQ(appended, at_once) << codec->name();
@@ -147,8 +157,14 @@ TEST(Codec, TokenStrideSkipsWhatIsNotOfTheRun) {
                   wide.v.data() + token * stride);
     }
     std::vector<std::byte> out(codec->EncodedBytes(shape));
-    codec->Encode(
-        shape, 0, shape.token_capacity, wide.k.data(), wide.v.data(), stride, nullptr, out);
+    codec->Encode(shape,
+                  0,
+                  shape.token_capacity,
+                  wide.k.data(),
+                  wide.v.data(),
+                  stride,
+                  ContextFor(*codec, shape),
+                  out);
     EXPECT_EQ(out, EncodeAll(*codec, shape, tokens)) << codec->name();
   }
 }
@@ -160,7 +176,7 @@ TEST(Codec, PartsOfARunDecodeAlone) {
     const Tokens whole = DecodeAll(*codec, shape, bytes);
     std::vector<float> k(5 * TokenValues(shape));
     std::vector<float> v(k.size());
-    codec->Decode(shape, 11, 5, bytes, nullptr, k.data(), v.data());
+    codec->Decode(shape, 11, 5, bytes, ContextFor(*codec, shape), k.data(), v.data());
     EXPECT_TRUE(std::equal(k.begin(), k.end(), whole.k.begin() + 11 * TokenValues(shape)))
         << codec->name();
     EXPECT_TRUE(std::equal(v.begin(), v.end(), whole.v.begin() + 11 * TokenValues(shape)))
@@ -178,8 +194,22 @@ TEST(Codec, RoomThatIsNotFilledIsZero) {
     const Tokens tokens = MakeTokens(shape, 0, 37);
     std::vector<std::byte> once(codec.EncodedBytes(shape), std::byte{0x11});
     std::vector<std::byte> again(codec.EncodedBytes(shape), std::byte{0x77});
-    codec.Encode(shape, 0, 7, tokens.k.data(), tokens.v.data(), TokenValues(shape), nullptr, once);
-    codec.Encode(shape, 0, 7, tokens.k.data(), tokens.v.data(), TokenValues(shape), nullptr, again);
+    codec.Encode(shape,
+                 0,
+                 7,
+                 tokens.k.data(),
+                 tokens.v.data(),
+                 TokenValues(shape),
+                 ContextFor(codec, shape),
+                 once);
+    codec.Encode(shape,
+                 0,
+                 7,
+                 tokens.k.data(),
+                 tokens.v.data(),
+                 TokenValues(shape),
+                 ContextFor(codec, shape),
+                 again);
     EXPECT_EQ(once, again);
   }
 }
@@ -246,7 +276,7 @@ TEST(CodecDeathTest, RefusesABufferOfAnotherSize) {
   const Tokens tokens = MakeTokens(shape, 0, 1);
   for (const Codec* codec : AllCodecs()) {
     std::vector<std::byte> small(codec->EncodedBytes(shape) - 1);
-    EXPECT_DEATH(codec->Encode(shape, 0, 4, tokens.k.data(), tokens.v.data(), 8, nullptr, small),
+    EXPECT_DEATH(codec->Encode(shape, 0, 4, tokens.k.data(), tokens.v.data(), 8, {}, small),
                  "EncodedBytes");
   }
 }

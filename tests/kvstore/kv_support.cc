@@ -56,7 +56,7 @@ Result<std::vector<SeenToken>> ReadStore(KvStore& store,
                     view.first_token,
                     view.num_tokens,
                     view.encoded,
-                    view.tables,
+                    view.context(),
                     k.data(),
                     v.data());
       for (int32_t t = 0; t < view.num_tokens; ++t) {

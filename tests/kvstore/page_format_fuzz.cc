@@ -31,7 +31,7 @@ std::vector<std::byte> GoodRecord(const PageIdentity& identity) {
   KvPolicy policy;
   policy.page_tokens = 16;
   policy.sink_tokens = 40;
-  const ResolvedPolicy resolved = ResolvedPolicy::Resolve(policy).value();
+  const ResolvedPolicy resolved = ResolvedPolicy::Resolve(policy, MakeGeometry(2, 8, {0})).value();
   Sealer sealer(MakeGeometry(2, 8, {0}));
   sealer.Reserve(resolved);
   UnsealedRun run;
@@ -40,7 +40,7 @@ std::vector<std::byte> GoodRecord(const PageIdentity& identity) {
   run.bytes.resize(resolved.exact->EncodedBytes(sealer.ShapeOf(16)));
   const std::vector<float> values(256, 1.5F);
   resolved.exact->Encode(
-      sealer.ShapeOf(16), 0, 16, values.data(), values.data(), 16, nullptr, run.bytes);
+      sealer.ShapeOf(16), 0, 16, values.data(), values.data(), 16, {}, run.bytes);
   return identity.kind == RecordKind::kTail ? sealer.WriteTail(resolved, identity, run)
                                             : sealer.Seal(resolved, identity, run);
 }
@@ -79,7 +79,7 @@ void ReadAll(const PageRecord& record) {
   std::vector<float> v(k.size());
   for (const PageRun& run : record.runs) {
     run.codec->Decode(
-        {2, 8, run.token_capacity}, 0, run.num_tokens, run.encoded, nullptr, k.data(), v.data());
+        {2, 8, run.token_capacity}, 0, run.num_tokens, run.encoded, {}, k.data(), v.data());
   }
 }
 

@@ -31,7 +31,7 @@ ResolvedPolicy SmallPolicy() {
   KvPolicy policy;
   policy.page_tokens = 8;
   policy.sink_tokens = 2;
-  return ResolvedPolicy::Resolve(policy).value();
+  return ResolvedPolicy::Resolve(policy, MakeGeometry(1, 8, {0, 0, 0, 0})).value();
 }
 
 // A sealed page of 8 tokens, 2 of them sinks, 1 head of 8.
@@ -48,7 +48,7 @@ std::vector<std::byte> SmallRecord(const PageIdentity& identity) {
     k[static_cast<size_t>(i)] = KeyAt(1, 3, i / 8, i % 8);
     v[static_cast<size_t>(i)] = ValueAt(1, 3, i / 8, i % 8);
   }
-  policy.exact->Encode(sealer.ShapeOf(8), 0, 8, k.data(), v.data(), 8, nullptr, run.bytes);
+  policy.exact->Encode(sealer.ShapeOf(8), 0, 8, k.data(), v.data(), 8, {}, run.bytes);
   return identity.kind == RecordKind::kSealed ? sealer.Seal(policy, identity, run)
                                               : sealer.WriteTail(policy, identity, run);
 }

@@ -21,7 +21,7 @@ class SealerTest : public ::testing::Test {
   SealerTest() : sealer_(MakeGeometry(2, 8, {0, 64})) {
     KvPolicy policy;
     policy.page_tokens = kTokens;
-    policy_ = ResolvedPolicy::Resolve(policy).value();
+    policy_ = ResolvedPolicy::Resolve(policy, MakeGeometry(2, 8, {0, 64})).value();
     sealer_.Reserve(policy_);
     Rng rng(3);
     for (size_t i = 0; i < k_.size(); ++i) {
@@ -31,7 +31,7 @@ class SealerTest : public ::testing::Test {
     run_.token_capacity = kTokens;
     run_.bytes.resize(policy_.exact->EncodedBytes(sealer_.ShapeOf(kTokens)));
     policy_.exact->Encode(
-        sealer_.ShapeOf(kTokens), 0, kTokens, k_.data(), v_.data(), kChannels, nullptr, run_.bytes);
+        sealer_.ShapeOf(kTokens), 0, kTokens, k_.data(), v_.data(), kChannels, {}, run_.bytes);
   }
   PageIdentity Identity(uint16_t layer,
                         RecordKind kind = RecordKind::kSealed,
@@ -78,7 +78,7 @@ TEST_F(SealerTest, KeyBoundsHoldForEveryDecodedKeyAndAreTight) {
                       0,
                       run.num_tokens,
                       run.encoded,
-                      nullptr,
+                      {},
                       k.data(),
                       v.data());
     for (size_t i = 0; i < k.size(); ++i) {
@@ -124,7 +124,7 @@ TEST_F(SealerTest, TailsComeBackBitForBit) {
                             0,
                             tokens,
                             i == 0 ? run_.bytes : back.bytes,
-                            nullptr,
+                            {},
                             k[i].data(),
                             v[i].data());
     }

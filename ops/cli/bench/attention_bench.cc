@@ -39,6 +39,8 @@ class Workload {
 
   const AttentionBenchOptions& options_;
   int64_t num_tokens_;
+  CodecTables tables_;
+  Rope rope_;
   std::vector<std::vector<std::byte>> pages_;
   std::vector<KvView> views_;
   std::vector<float> q_;
@@ -57,28 +59,66 @@ std::vector<float> Normals(size_t count, uint64_t seed) {
   return values;
 }
 
+// The usual frequencies.
+RopeSpec MakeRope(int32_t head_dim) {
+  RopeSpec spec;
+  for (int32_t i = 0; i < head_dim / 2; ++i) {
+    spec.inv_freq.push_back(std::pow(10'000.0, -2.0 * i / head_dim));
+  }
+  return spec;
+}
+
+// Tables as for a model whose keys and values are normal numbers.
+CodecTables MakeTables(const Codec& codec, const RunShape& shape) {
+  constexpr size_t kTokens = 1024;
+  const auto head_dim = static_cast<size_t>(shape.head_dim);
+  const size_t width = static_cast<size_t>(shape.num_kv_heads) * head_dim;
+  CalibrationSample sample{.num_kv_heads = shape.num_kv_heads,
+                           .head_dim = shape.head_dim,
+                           .num_tokens = kTokens,
+                           .k = Normals(kTokens * width, 1001),
+                           .v = Normals(kTokens * width, 1002),
+                           .q_moment = std::vector<double>(width * head_dim),
+                           .has_rope = true};
+  for (size_t i = 0; i < width; ++i) {
+    sample.q_moment[i * head_dim + i % head_dim] = 1.0;
+  }
+  return codec.Calibrate(sample);
+}
+
 Workload::Workload(const AttentionBenchOptions& options,
                    const Codec& codec,
                    int64_t num_tokens,
                    int64_t num_queries)
-    : options_(options), num_tokens_(num_tokens) {
+    : options_(options), num_tokens_(num_tokens), rope_(MakeRope(options.head_dim)) {
   // A few pages are encoded, the others are copies: every page has bytes of its own in memory.
   constexpr size_t kDistinctPages = 8;
   const RunShape shape{options.num_kv_heads, options.head_dim, options.page_tokens};
   const size_t token_values = static_cast<size_t>(shape.num_kv_heads) * shape.head_dim;
+  if (codec.needs_tables()) {
+    tables_ = MakeTables(codec, shape);
+  }
   for (int64_t begin = 0; begin < num_tokens; begin += shape.token_capacity) {
     const size_t page = pages_.size();
     if (page < kDistinctPages) {
       const std::vector<float> k = Normals(token_values * shape.token_capacity, 2 * page);
       const std::vector<float> v = Normals(token_values * shape.token_capacity, 2 * page + 1);
       std::vector<std::byte>& bytes = pages_.emplace_back(codec.EncodedBytes(shape));
-      codec.Encode(
-          shape, 0, shape.token_capacity, k.data(), v.data(), token_values, nullptr, bytes);
+      codec.Encode(shape,
+                   0,
+                   shape.token_capacity,
+                   k.data(),
+                   v.data(),
+                   token_values,
+                   {.tables = &tables_, .rope = &rope_, .first_position = begin},
+                   bytes);
     } else {
       pages_.push_back(std::vector<std::byte>(pages_[page % kDistinctPages]));
     }
     KvView view{};
     view.codec = codec.id();
+    view.tables = &tables_;
+    view.rope = &rope_;
     view.encoded = pages_.back();
     view.token_capacity = shape.token_capacity;
     view.num_tokens =

@@ -1,0 +1,174 @@
+#include "kernels/codec/klt_calibration.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "kernels/codec/lloyd_max.h"
+#include "kernels/cpu/attend_plan.h"
+#include "proto/base/check.h"
+
+#include <Eigen/Dense>
+
+namespace varve {
+namespace {
+
+// Directions whose keys vary less than this, relative to the most important one, are not kept.
+constexpr double kLeastDeviation = 1e-6;
+// Lloyd-Max distortion of a normal source of variance one, by bits (Max, 1960).
+constexpr double kDistortion[kKltMaxBits + 1] =
+    {1.0, 0.3634, 0.1175, 0.03454, 0.009497, 0.002499, 0.000645};
+constexpr size_t kMaxFitted = 200'000;  // values that levels are fitted to
+
+struct Moments {
+  Eigen::VectorXd mean;
+  Eigen::MatrixXd covariance;
+};
+
+Moments KeyMoments(const CalibrationSample& sample, int32_t kv_head) {
+  const Eigen::Index head_dim = sample.head_dim;
+  const Eigen::Index stride = head_dim * sample.num_kv_heads;
+  const Eigen::Map<const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>,
+                   0,
+                   Eigen::OuterStride<>>
+      keys(sample.k.data() + kv_head * head_dim,
+           sample.num_tokens,
+           head_dim,
+           Eigen::OuterStride<>(stride));
+  const Eigen::MatrixXd wide = keys.cast<double>();
+  Moments moments{wide.colwise().mean(), {}};
+  const Eigen::MatrixXd centred = wide.rowwise() - moments.mean.transpose();
+  moments.covariance =
+      centred.transpose() * centred / static_cast<double>(std::max<int64_t>(sample.num_tokens, 1));
+  return moments;
+}
+
+// The square root of the queries' second moment.
+Eigen::MatrixXd QueryMetric(const CalibrationSample& sample, int32_t kv_head) {
+  const Eigen::Index n = sample.head_dim;
+  const Eigen::Map<const Eigen::MatrixXd> moment(sample.q_moment.data() + kv_head * n * n, n, n);
+  Eigen::MatrixXd metric = (moment + moment.transpose()) / 2.0;
+  if (sample.has_rope) {
+    Eigen::VectorXd pair = metric.diagonal();
+    for (Eigen::Index i = 0; i < n / 2; ++i) {
+      pair(i) = pair(i + n / 2) = (pair(i) + pair(i + n / 2)) / 2.0;
+    }
+    metric = pair.asDiagonal();
+  }
+  // No direction is without any weight: queries unlike the sample's will come.
+  const double floor = 1e-4 * std::max(metric.trace() / static_cast<double>(n), 1e-30);
+  metric.diagonal().array() += floor;
+  return Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>(metric).operatorSqrt();
+}
+
+// Bits of the groups, whose variances (of s y) are given: `total` for all together.
+std::vector<size_t> ShareBits(const std::vector<double>& variances, size_t total) {
+  std::vector<size_t> bits(variances.size(), 0);
+  for (size_t spent = 0; spent < total; ++spent) {
+    size_t best = variances.size();
+    double most = -1.0;
+    for (size_t g = 0; g < variances.size(); ++g) {
+      if (bits[g] == kKltMaxBits) {
+        continue;
+      }
+      const double gain = variances[g] * (kDistortion[bits[g]] - kDistortion[bits[g] + 1]);
+      if (gain > most) {
+        most = gain;
+        best = g;
+      }
+    }
+    VARVE_CHECK(best < variances.size());
+    ++bits[best];
+  }
+  return bits;
+}
+
+void CalibrateHead(const CalibrationSample& sample, int32_t kv_head, size_t bits, float* tables) {
+  const auto head_dim = static_cast<size_t>(sample.head_dim);
+  const size_t dims = KltDims(head_dim);
+  const Moments keys = KeyMoments(sample, kv_head);
+  const Eigen::MatrixXd metric = QueryMetric(sample, kv_head);
+  const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(metric * keys.covariance * metric);
+  const Eigen::MatrixXd inverse_metric = metric.inverse();
+  // Ascending in the solver.
+  std::vector<double> deviations(dims, 0.0);
+  for (size_t dim = 0; dim < head_dim; ++dim) {
+    deviations[dim] = std::sqrt(
+        std::max(0.0, solver.eigenvalues()(static_cast<Eigen::Index>(head_dim - 1 - dim))));
+  }
+  const double least = kLeastDeviation * deviations[0];
+  std::vector<double> variances(dims / kKltGroup, 0.0);
+  float* group_bits = tables;
+  float* mean = group_bits + dims / kKltGroup;
+  float* weights = mean + head_dim;
+  float* forward = weights + dims;
+  float* inverse = forward + dims * head_dim;
+  for (size_t i = 0; i < head_dim; ++i) {
+    mean[i] = static_cast<float>(keys.mean(static_cast<Eigen::Index>(i)));
+  }
+  for (size_t dim = 0; dim < head_dim; ++dim) {
+    const double deviation = deviations[dim];
+    if (!(deviation > least)) {
+      continue;
+    }
+    const Eigen::VectorXd direction =
+        solver.eigenvectors().col(static_cast<Eigen::Index>(head_dim - 1 - dim));
+    const Eigen::VectorXd to_y = metric * direction / deviation;
+    const Eigen::VectorXd from_y = inverse_metric * direction * deviation;
+    weights[dim] = static_cast<float>(deviation);
+    variances[dim / kKltGroup] += deviation * deviation;
+    for (size_t i = 0; i < head_dim; ++i) {
+      forward[i * dims + dim] = static_cast<float>(to_y(static_cast<Eigen::Index>(i)));
+      inverse[dim * head_dim + i] = static_cast<float>(from_y(static_cast<Eigen::Index>(i)));
+    }
+  }
+  const std::vector<size_t> shares = ShareBits(variances, bits * dims / kKltGroup);
+  std::copy(shares.begin(), shares.end(), group_bits);
+}
+
+// Normalised y of all heads' dimensions that have bits.
+std::vector<float> PooledValues(const CalibrationSample& sample, const float* tables) {
+  const auto head_dim = static_cast<size_t>(sample.head_dim);
+  const auto num_tokens = static_cast<size_t>(sample.num_tokens);
+  const size_t per_token = static_cast<size_t>(sample.num_kv_heads) * head_dim;
+  const size_t step = std::max<size_t>(1, num_tokens * per_token / kMaxFitted);
+  std::vector<float> pooled;
+  for (size_t t = 0; t < num_tokens; t += step) {
+    for (size_t head = 0; head < static_cast<size_t>(sample.num_kv_heads); ++head) {
+      const KltTables own = KltTablesOf(tables, head, head_dim);
+      float y[kMaxHeadDim];
+      const float norm =
+          TransformKltKey(own, head_dim, sample.k.data() + t * per_token + head * head_dim, y);
+      for (size_t dim = 0; dim < head_dim && norm > 0.0F; ++dim) {
+        if (own.group_bits[dim / kKltGroup] != 0.0F && own.weights[dim] != 0.0F) {
+          pooled.push_back(y[dim] / norm);
+        }
+      }
+    }
+  }
+  return pooled;
+}
+
+}  // namespace
+
+CodecTables CalibrateKlt(const CalibrationSample& sample, size_t bits) {
+  const auto head_dim = static_cast<size_t>(sample.head_dim);
+  CodecTables tables;
+  tables.values.resize(KltTableFloats(static_cast<size_t>(sample.num_kv_heads), head_dim));
+  for (int32_t head = 0; head < sample.num_kv_heads; ++head) {
+    CalibrateHead(
+        sample,
+        head,
+        bits,
+        tables.values.data() + kKltLevels + static_cast<size_t>(head) * KltHeadFloats(head_dim));
+  }
+  const std::vector<float> pooled = PooledValues(sample, tables.values.data());
+  for (size_t width = 1; width <= kKltMaxBits; ++width) {
+    const std::vector<float> levels = FitLevels(pooled, {}, size_t{1} << width);
+    std::copy(levels.begin(), levels.end(), tables.values.begin() + KltLevelsAt(width));
+  }
+  tables.hash = CodecTables::HashOf(tables.values);
+  return tables;
+}
+
+}  // namespace varve

@@ -1,0 +1,278 @@
+// Codecs `nuq4`, `nuq3`, `nuq2`, and with one value in 64 apart `nuq4-1%`, `nuq3-1%`, `nuq2-1%`.
+// Bytes and meaning: nuq_block.h; their tables: nuq_calibration.cc.
+#include "kernels/cpu/simd.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/codec/nuq_codec.cc"
+// clang-format off
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// clang-format on
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#include "kernels/codec/codecs.h"
+#include "kernels/codec/f16_block.h"
+#include "kernels/codec/head_codec.h"
+#include "kernels/codec/nuq_block.h"
+#include "kernels/codec/nuq_calibration.h"
+#include "kernels/codec/pack_codes.h"
+#include "kernels/cpu/packed-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace varve::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// out[i] = levels[code i] * scale of i + offset of i.
+template <size_t kBits>
+void NuqDecodeRowOf(const std::byte* row,
+                    const float* levels,
+                    const float* scales,
+                    const float* offsets,
+                    size_t head_dim,
+                    float* out) {
+  const hn::CappedTag<float, 8> d;
+  size_t i = 0;
+  for (; i + hn::Lanes(d) <= head_dim; i += hn::Lanes(d)) {
+    const auto level = hn::GatherIndex(d, levels, LoadCodes<kBits>(d, row, i, head_dim));
+    const auto scaled = hn::Mul(level, hn::LoadU(d, scales + i));
+    hn::StoreU(hn::Add(scaled, hn::LoadU(d, offsets + i)), d, out + i);
+  }
+  for (; i < head_dim; ++i) {
+    out[i] = levels[UnpackCode(row, kBits, head_dim, i)] * scales[i] + offsets[i];
+  }
+}
+
+void NuqDecodeRow(size_t bits,
+                  const std::byte* row,
+                  const float* levels,
+                  const float* scales,
+                  const float* offsets,
+                  size_t head_dim,
+                  float* out) {
+  const auto decode = bits == 4   ? NuqDecodeRowOf<4>
+                      : bits == 3 ? NuqDecodeRowOf<3>
+                                  : NuqDecodeRowOf<2>;
+  decode(row, levels, scales, offsets, head_dim, out);
+}
+
+}  // namespace varve::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace varve {
+
+HWY_EXPORT(NuqDecodeRow);
+
+namespace {
+
+uint8_t NearestLevel(const float* levels, size_t count, float x) {
+  const float* above = std::lower_bound(levels, levels + count, x);
+  if (above == levels) {
+    return 0;
+  }
+  if (above == levels + count || x - above[-1] <= *above - x) {
+    --above;
+  }
+  return static_cast<uint8_t>(above - levels);
+}
+
+// The dims of the `count` largest of |x - offset| / scale, ascending.
+std::vector<size_t> FarthestKeys(const float* x,
+                                 const NuqTables& tables,
+                                 size_t head_dim,
+                                 size_t count) {
+  std::vector<size_t> order(head_dim);
+  std::iota(order.begin(), order.end(), size_t{0});
+  const auto distance = [&](size_t i) {
+    return std::fabs(x[i] - tables.offsets[i]) / tables.scales[i];
+  };
+  std::stable_sort(
+      order.begin(), order.end(), [&](size_t a, size_t b) { return distance(a) > distance(b); });
+  order.resize(count);
+  std::sort(order.begin(), order.end());
+  return order;
+}
+
+void StoreHalf(uint16_t half, std::byte* out) {
+  std::memcpy(out, &half, sizeof(half));
+}
+
+float LoadHalf(const std::byte* bytes) {
+  uint16_t half;
+  std::memcpy(&half, bytes, sizeof(half));
+  return F16ToFloat(half);
+}
+
+class NuqCodec final : public HeadCodec {
+ public:
+  NuqCodec(CodecId id, std::string_view name, size_t bits, bool sparse)
+      : id_(id), name_(name), bits_(bits), sparse_(sparse) {}
+
+  CodecId id() const override { return id_; }
+  std::string_view name() const override { return name_; }
+  bool needs_tables() const override { return true; }
+  CodecTables Calibrate(const CalibrationSample& sample) const override {
+    return CalibrateNuq(sample, bits_, sparse_);
+  }
+  size_t TableFloats(size_t num_kv_heads, size_t head_dim) const override {
+    return NuqTableFloats(bits_, num_kv_heads, head_dim);
+  }
+
+ protected:
+  bool keys_before_rope() const override { return true; }
+  size_t KeyBytes(size_t head_dim, size_t token_capacity) const override {
+    return NuqLayoutOf(bits_, sparse_, head_dim, token_capacity).key_bytes;
+  }
+  size_t ValueBytes(size_t head_dim, size_t token_capacity) const override {
+    return NuqLayoutOf(bits_, sparse_, head_dim, token_capacity).value_bytes;
+  }
+  void EncodeKeys(const Block& block,
+                  size_t num_tokens,
+                  const float* x,
+                  std::byte* out) const override {
+    const NuqLayout at = LayoutOf(block);
+    const NuqTables tables = TablesOf(block);
+    for (size_t t = 0; t < num_tokens; ++t) {
+      const float* row = x + t * block.head_dim;
+      StoreOutliers(at, t, row, FarthestKeys(row, tables, block.head_dim, at.num_outliers), out);
+      RowCodes codes{};
+      for (size_t i = 0; i < block.head_dim; ++i) {
+        codes.codes[i] = NearestLevel(
+            tables.key_levels, NumLevels(), (row[i] - tables.offsets[i]) / tables.scales[i]);
+      }
+      PackRow(codes, bits_, block.head_dim, out + t * at.row_bytes);
+    }
+  }
+  void EncodeValues(const Block& block,
+                    size_t num_tokens,
+                    const float* x,
+                    std::byte* out) const override {
+    const NuqLayout at = LayoutOf(block);
+    const NuqTables tables = TablesOf(block);
+    for (size_t t = 0; t < num_tokens; ++t) {
+      const float* row = x + t * block.head_dim;
+      const NuqRow split = SplitNuqRow({row, block.head_dim}, at.num_outliers);
+      StoreOutliers(at, t, row, split.outliers, out);
+      const uint16_t stored_scale = FloatToF16(split.scale);
+      const uint16_t stored_offset = FloatToF16(split.offset + 0.0F);
+      StoreHalf(stored_scale, out + at.scales + t * sizeof(uint16_t));
+      StoreHalf(stored_offset, out + at.offsets + t * sizeof(uint16_t));
+      const float scale = F16ToFloat(stored_scale);
+      const float offset = F16ToFloat(stored_offset);
+      RowCodes codes{};
+      for (size_t i = 0; i < block.head_dim && scale > 0.0F; ++i) {
+        codes.codes[i] = NearestLevel(tables.value_levels, NumLevels(), (row[i] - offset) / scale);
+      }
+      PackRow(codes, bits_, block.head_dim, out + t * at.row_bytes);
+    }
+  }
+  void DecodeKeys(const Block& block,
+                  const std::byte* encoded,
+                  size_t first_token,
+                  size_t num_tokens,
+                  float* x) const override {
+    const NuqLayout at = LayoutOf(block);
+    const NuqTables tables = TablesOf(block);
+    for (size_t t = first_token; t < first_token + num_tokens; ++t, x += block.head_dim) {
+      HWY_DYNAMIC_DISPATCH(NuqDecodeRow)
+      (bits_,
+       encoded + t * at.row_bytes,
+       tables.key_levels,
+       tables.scales,
+       tables.offsets,
+       block.head_dim,
+       x);
+      LoadOutliers(at, t, encoded, block.head_dim, x);
+    }
+  }
+  void DecodeValues(const Block& block,
+                    const std::byte* encoded,
+                    size_t first_token,
+                    size_t num_tokens,
+                    float* x) const override {
+    const NuqLayout at = LayoutOf(block);
+    const NuqTables tables = TablesOf(block);
+    float scales[kMaxHeadDim];
+    float offsets[kMaxHeadDim];
+    for (size_t t = first_token; t < first_token + num_tokens; ++t, x += block.head_dim) {
+      std::fill_n(scales, block.head_dim, LoadHalf(encoded + at.scales + t * sizeof(uint16_t)));
+      std::fill_n(offsets, block.head_dim, LoadHalf(encoded + at.offsets + t * sizeof(uint16_t)));
+      HWY_DYNAMIC_DISPATCH(NuqDecodeRow)
+      (bits_, encoded + t * at.row_bytes, tables.value_levels, scales, offsets, block.head_dim, x);
+      LoadOutliers(at, t, encoded, block.head_dim, x);
+    }
+  }
+
+ private:
+  size_t NumLevels() const { return size_t{1} << bits_; }
+  NuqLayout LayoutOf(const Block& block) const {
+    return NuqLayoutOf(bits_, sparse_, block.head_dim, block.token_capacity);
+  }
+  NuqTables TablesOf(const Block& block) const {
+    return NuqTablesOf(block.tables->values.data(), bits_, block.kv_head, block.head_dim);
+  }
+  static void StoreOutliers(const NuqLayout& at,
+                            size_t token,
+                            const float* row,
+                            const std::vector<size_t>& dims,
+                            std::byte* out) {
+    for (size_t i = 0; i < dims.size(); ++i) {
+      const size_t place = token * at.num_outliers + i;
+      out[at.dims + place] = static_cast<std::byte>(dims[i]);
+      StoreHalf(FloatToF16(row[dims[i]]), out + at.outliers + place * sizeof(uint16_t));
+    }
+  }
+  // Damaged bytes may name a dimension that is not there.
+  static void LoadOutliers(const NuqLayout& at,
+                           size_t token,
+                           const std::byte* encoded,
+                           size_t head_dim,
+                           float* row) {
+    for (size_t i = 0; i < at.num_outliers; ++i) {
+      const size_t place = token * at.num_outliers + i;
+      const auto dim = static_cast<size_t>(encoded[at.dims + place]);
+      if (dim < head_dim) {
+        row[dim] = LoadHalf(encoded + at.outliers + place * sizeof(uint16_t));
+      }
+    }
+  }
+
+  CodecId id_;
+  std::string_view name_;
+  size_t bits_;
+  bool sparse_;
+};
+
+}  // namespace
+
+const Codec* Nuq4Codec() {
+  static const NuqCodec kCodec(CodecId::kNuq4, "nuq4", 4, false);
+  return &kCodec;
+}
+const Codec* Nuq3Codec() {
+  static const NuqCodec kCodec(CodecId::kNuq3, "nuq3", 3, false);
+  return &kCodec;
+}
+const Codec* Nuq2Codec() {
+  static const NuqCodec kCodec(CodecId::kNuq2, "nuq2", 2, false);
+  return &kCodec;
+}
+const Codec* Nuq4SparseCodec() {
+  static const NuqCodec kCodec(CodecId::kNuq4Sparse, "nuq4-1%", 4, true);
+  return &kCodec;
+}
+const Codec* Nuq3SparseCodec() {
+  static const NuqCodec kCodec(CodecId::kNuq3Sparse, "nuq3-1%", 3, true);
+  return &kCodec;
+}
+const Codec* Nuq2SparseCodec() {
+  static const NuqCodec kCodec(CodecId::kNuq2Sparse, "nuq2-1%", 2, true);
+  return &kCodec;
+}
+
+}  // namespace varve
+#endif  // HWY_ONCE

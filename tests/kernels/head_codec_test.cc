@@ -1,0 +1,336 @@
+// Codecs that code heads as a whole: what each is for.
+#include "kernels/codec/head_codec.h"
+
+#include <cmath>
+#include <utility>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "kernels/codec/klt_block.h"
+#include "kernels/codec/lloyd_max.h"
+#include "kernels/codec/nuq_calibration.h"
+#include "proto/base/hash.h"
+#include "tests/kernels/codec_cases.h"
+
+namespace varve {
+namespace {
+
+constexpr int32_t kHeadDim = 64;
+
+RopeSpec Spec(int32_t head_dim) {
+  RopeSpec spec;
+  for (int32_t i = 0; i < head_dim / 2; ++i) {
+    spec.inv_freq.push_back(std::pow(10'000.0, -2.0 * i / head_dim));
+  }
+  return spec;
+}
+
+TEST(Rope, TurnsByTheAngleOfThePositionAtAnyLength) {
+  const RopeSpec spec = Spec(kHeadDim);
+  const Rope rope(spec);
+  for (const int64_t position : {int64_t{0},
+                                 int64_t{1},
+                                 int64_t{255},
+                                 int64_t{256},
+                                 int64_t{65'537},
+                                 int64_t{9'999'999},
+                                 (int64_t{1} << 32) - 1}) {
+    float turn[kHeadDim];
+    rope.Turn(position, turn);
+    for (size_t i = 0; i < kHeadDim / 2; ++i) {
+      const double angle = static_cast<double>(position) * spec.inv_freq[i];
+      EXPECT_NEAR(turn[i], std::cos(angle), 4e-7) << position << " pair " << i;
+      EXPECT_NEAR(turn[kHeadDim / 2 + i], std::sin(angle), 4e-7) << position << " pair " << i;
+    }
+  }
+}
+
+TEST(Rope, TurningBackUndoesIt) {
+  const Rope rope(Spec(kHeadDim));
+  Rng rng(5);
+  std::vector<float> x(3 * kHeadDim);
+  for (float& value : x) {
+    value = rng.NextNormal();
+  }
+  const int32_t offsets[] = {0, 7, 300};
+  const RopePositions positions{.first = 1'234'567, .offsets = offsets};
+  std::vector<float> y = x;
+  TurnRows(rope, positions, 3, y.data());
+  EXPECT_GT(std::fabs(y[2 * kHeadDim] - x[2 * kHeadDim]), 1e-3);
+  TurnRowsBack(rope, positions, 3, y.data());
+  for (size_t i = 0; i < x.size(); ++i) {
+    EXPECT_NEAR(y[i], x[i], 3e-6);
+  }
+}
+
+TEST(FitLevels, FindsTheOptimalQuantiserOfANormalSource) {
+  Rng rng(11);
+  std::vector<float> values(200'000);
+  for (float& value : values) {
+    value = rng.NextNormal();
+  }
+  // J. Max, 1960, table I. The generator's tails are a little lighter than normal.
+  const std::vector<float> levels = FitLevels(values, {}, 4);
+  EXPECT_NEAR(levels[0], -1.510, 0.03);
+  EXPECT_NEAR(levels[1], -0.4528, 0.02);
+  EXPECT_NEAR(levels[2], 0.4528, 0.02);
+  EXPECT_NEAR(levels[3], 1.510, 0.03);
+}
+
+TEST(FitLevels, GoesWhereTheWeightIs) {
+  const float values[] = {0.0F, 1.0F, 2.0F, 10.0F};
+  const float weights[] = {1.0F, 1.0F, 1.0F, 1e6F};
+  const std::vector<float> levels = FitLevels(values, weights, 2);
+  EXPECT_NEAR(levels[0], 1.0F, 1e-6);
+  EXPECT_NEAR(levels[1], 10.0F, 1e-6);
+  EXPECT_EQ(FitLevels({}, {}, 2).size(), 2U);
+}
+
+// Mean squared error of keys, or of values.
+double Error(const Codec& codec,
+             const RunShape& shape,
+             const Tokens& tokens,
+             const RunContext& context,
+             bool keys) {
+  std::vector<std::byte> bytes(codec.EncodedBytes(shape));
+  codec.Encode(shape,
+               0,
+               shape.token_capacity,
+               tokens.k.data(),
+               tokens.v.data(),
+               TokenValues(shape),
+               context,
+               bytes);
+  Tokens decoded = tokens;
+  codec.Decode(shape, 0, shape.token_capacity, bytes, context, decoded.k.data(), decoded.v.data());
+  const std::vector<float>& before = keys ? tokens.k : tokens.v;
+  const std::vector<float>& after = keys ? decoded.k : decoded.v;
+  double sum = 0.0;
+  for (size_t i = 0; i < before.size(); ++i) {
+    sum += std::pow(static_cast<double>(before[i]) - after[i], 2);
+  }
+  return sum / static_cast<double>(before.size());
+}
+
+TEST(KiviCodec, KeysWithLargeChannelsLoseLessThanByToken) {
+  const RunShape shape{2, kHeadDim, 128};
+  Tokens tokens = MakeTokens(shape, 0, 103);
+  for (size_t i = 0; i < tokens.k.size(); ++i) {
+    tokens.k[i] += i % kHeadDim == 5 || i % kHeadDim == 37 ? 25.0F : 0.0F;
+  }
+  const double by_channel = Error(*FindCodec("kivi2").value(), shape, tokens, {}, true);
+  const double by_token = Error(*FindCodec("int2").value(), shape, tokens, {}, true);
+  EXPECT_LT(by_channel, 0.1 * by_token);
+  const double finer = Error(*FindCodec("kivi2g32").value(), shape, tokens, {}, true);
+  EXPECT_LT(finer, by_channel);
+}
+
+// Pages outlive the program: these bytes must stay readable, so a change of them needs a new
+// version.
+TEST(KiviCodec, BytesAreThoseOfTheFirstVersion) {
+  const RunShape shape{2, 64, 70};
+  Tokens tokens;
+  for (uint32_t i = 0; i < 2 * 64 * 70; ++i) {
+    tokens.k.push_back(static_cast<float>((i * 2654435761U) >> 16) / 8192.0F - 4.0F);
+    tokens.v.push_back(static_cast<float>((i * 2246822519U) >> 16) / 8192.0F - 3.0F);
+  }
+  const std::pair<const char*, uint64_t> golden[] = {{"kivi4", 10054344410222002647U},
+                                                     {"kivi2", 520205280731941898U},
+                                                     {"kivi4g32", 12928135883857890943U},
+                                                     {"kivi2g32", 4478258376247853752U}};
+  for (const auto& [name, hash] : golden) {
+    const Codec& codec = *FindCodec(name).value();
+    ASSERT_EQ(codec.version(), 1);
+    EXPECT_EQ(Hash64(EncodeAll(codec, shape, tokens)), hash) << name;
+  }
+}
+
+// Keys as models make them: few directions, a mean, channels of different size, some heavy tails;
+// queries that look at some of them.
+struct Lookalike {
+  CalibrationSample sample;
+  Tokens tokens;  // after the sample's, before RoPE
+  std::vector<double> q_deviation;
+};
+
+Lookalike MakeLookalike(uint64_t seed, const RunShape& shape) {
+  constexpr size_t kRank = 16;
+  constexpr size_t kSampled = 2000;
+  Rng rng(seed);
+  const size_t width = TokenValues(shape);
+  std::vector<float> directions(width * kRank);
+  std::vector<float> mean(width);
+  for (float& value : directions) {
+    value = rng.NextNormal();
+  }
+  for (float& value : mean) {
+    value = 3.0F * rng.NextNormal();
+  }
+  Lookalike made;
+  made.sample = {.num_kv_heads = shape.num_kv_heads,
+                 .head_dim = shape.head_dim,
+                 .num_tokens = kSampled,
+                 .has_rope = true};
+  const auto head_dim = static_cast<size_t>(shape.head_dim);
+  for (size_t i = 0; i < head_dim; ++i) {
+    made.q_deviation.push_back(i % (head_dim / 2) % 4 == 0 ? 2.0 : 0.5);
+  }
+  for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
+    for (size_t row = 0; row < head_dim; ++row) {
+      for (size_t column = 0; column < head_dim; ++column) {
+        made.sample.q_moment.push_back(row == column ? std::pow(made.q_deviation[row], 2) : 0.0);
+      }
+    }
+  }
+  const auto draw = [&](std::vector<float>* k, std::vector<float>* v) {
+    for (size_t head = 0; head < width; head += head_dim) {
+      float factors[kRank];
+      for (size_t r = 0; r < kRank; ++r) {
+        factors[r] = rng.NextNormal() * 2.0F / static_cast<float>(1 + r);
+      }
+      for (size_t i = head; i < head + head_dim; ++i) {
+        float x = mean[i] + 0.2F * rng.NextNormal();
+        for (size_t r = 0; r < kRank; ++r) {
+          x += factors[r] * directions[i * kRank + r];
+        }
+        x += rng.Below(100) == 0 ? 4.0F * rng.NextNormal() : 0.0F;
+        k->push_back(x);
+        v->push_back(rng.NextNormal() * (rng.Below(100) == 0 ? 8.0F : 1.0F));
+      }
+    }
+  };
+  for (size_t t = 0; t < kSampled; ++t) {
+    draw(&made.sample.k, &made.sample.v);
+  }
+  for (int32_t t = 0; t < shape.token_capacity; ++t) {
+    draw(&made.tokens.k, &made.tokens.v);
+  }
+  return made;
+}
+
+// Mean square of the error of q.k, over queries like the sample's.
+double ScoreError(const Codec& codec, const RunShape& shape, const Lookalike& made) {
+  CodecTables tables;
+  RunContext context;
+  if (codec.needs_tables()) {
+    tables = codec.Calibrate(made.sample);
+    context.tables = &tables;
+  }
+  Tokens weighted = made.tokens;
+  std::vector<std::byte> bytes(codec.EncodedBytes(shape));
+  codec.Encode(shape,
+               0,
+               shape.token_capacity,
+               made.tokens.k.data(),
+               made.tokens.v.data(),
+               TokenValues(shape),
+               context,
+               bytes);
+  codec.Decode(
+      shape, 0, shape.token_capacity, bytes, context, weighted.k.data(), weighted.v.data());
+  double sum = 0.0;
+  for (size_t i = 0; i < weighted.k.size(); ++i) {
+    const double difference = static_cast<double>(weighted.k[i]) - made.tokens.k[i];
+    sum += std::pow(difference * made.q_deviation[i % shape.head_dim], 2);
+  }
+  return sum / shape.token_capacity / shape.num_kv_heads;
+}
+
+TEST(KltCodec, LosesFarLessOfTheScoresOfLowRankKeysThanARotation) {
+  const RunShape shape{2, kHeadDim, 128};
+  const Lookalike made = MakeLookalike(7, shape);
+  for (const auto& [klt, rot] : {std::pair{"klt2", "rot2"}, {"klt3", "rot3"}}) {
+    EXPECT_LT(ScoreError(*FindCodec(klt).value(), shape, made),
+              0.3 * ScoreError(*FindCodec(rot).value(), shape, made))
+        << klt;
+  }
+}
+
+TEST(KltCodec, SpendsItsBitsWhereKeysVary) {
+  const RunShape shape{1, kHeadDim, 1};
+  const Lookalike made = MakeLookalike(9, shape);
+  const CodecTables tables = FindCodec("klt2").value()->Calibrate(made.sample);
+  ASSERT_EQ(tables.values.size(), KltTableFloats(1, kHeadDim));
+  const KltTables head = KltTablesOf(tables.values.data(), 0, kHeadDim);
+  float total = 0.0F;
+  for (size_t group = 0; group < kHeadDim / kKltGroup; ++group) {
+    total += head.group_bits[group];
+    if (group > 0) {
+      EXPECT_LE(head.group_bits[group], head.group_bits[group - 1]);
+    }
+  }
+  EXPECT_EQ(total, 2.0F * kHeadDim / kKltGroup);
+  EXPECT_GT(head.group_bits[0], 3.0F);
+  EXPECT_EQ(FindCodec("klt2").value()->Calibrate(made.sample).hash, tables.hash);
+}
+
+TEST(NuqCodec, EachPartOfTheMethodPays) {
+  const RunShape shape{2, kHeadDim, 128};
+  const Lookalike made = MakeLookalike(13, shape);
+  const auto error = [&](const char* name) {
+    return ScoreError(*FindCodec(name).value(), shape, made);
+  };
+  // The order of the paper's ablation: per token, per channel with fitted levels, outliers apart.
+  EXPECT_LT(error("nuq3"), 0.8 * error("int3"));
+  EXPECT_LT(error("nuq3-1%"), 0.8 * error("nuq3"));
+  EXPECT_LT(error("nuq4-1%"), error("nuq3-1%"));
+}
+
+TEST(NuqCodec, OutliersOfValuesAreKeptAndDoNotWidenTheRange) {
+  std::vector<float> row(kHeadDim);
+  for (size_t i = 0; i < row.size(); ++i) {
+    row[i] = static_cast<float>(i) / kHeadDim;
+  }
+  row[40] = -100.0F;
+  const NuqRow split = SplitNuqRow(row, 1);
+  EXPECT_THAT(split.outliers, testing::ElementsAre(40U));
+  EXPECT_NEAR(split.offset, 63.0 / 128.0, 1e-6);
+  EXPECT_NEAR(split.scale, 63.0 / 128.0, 1e-6);
+  EXPECT_THAT(SplitNuqRow(row, 0).outliers, testing::IsEmpty());
+  EXPECT_GT(SplitNuqRow(row, 0).scale, 50.0F);
+}
+
+TEST(HeadCodec, KeptTokensOfAPrunedRunTurnByTheirOwnPositions) {
+  // Whatever the positions, what comes back is close to what went in.
+  const RunShape shape{2, kHeadDim, 40};
+  const Rope rope(Spec(kHeadDim));
+  const Codec& codec = *FindCodec("nuq4").value();
+  const CodecTables* tables = TablesFor(codec, 2, kHeadDim);
+  std::vector<int32_t> indices;
+  for (int32_t head = 0; head < 2; ++head) {
+    for (int32_t t = 0; t < 40; ++t) {
+      indices.push_back(3 * t + head);
+    }
+  }
+  const RunContext context{.tables = tables,
+                           .rope = &rope,
+                           .first_position = 500'000,
+                           .token_indices = indices.data(),
+                           .num_indices = 40};
+  // Keys of the kind that the tables were made for, rotated to where they stand.
+  Rng rng(3);
+  Tokens tokens;
+  for (size_t i = 0; i < TokenValues(shape) * 40; ++i) {
+    const float channel = 1.0F + static_cast<float>(i % TokenValues(shape) % 5);
+    tokens.k.push_back(channel * rng.NextNormal() + 0.5F * channel);
+    tokens.v.push_back(rng.NextNormal());
+  }
+  const double unrotated = Error(codec, shape, tokens, {.tables = tables}, true);
+  Tokens turned = tokens;
+  for (size_t t = 0; t < 40; ++t) {
+    for (size_t head = 0; head < 2; ++head) {
+      TurnRows(rope,
+               {.first = context.first_position + indices[head * 40 + t]},
+               1,
+               turned.k.data() + t * TokenValues(shape) + head * kHeadDim);
+    }
+  }
+  EXPECT_NEAR(Error(codec, shape, turned, context, true), unrotated, 0.01 * unrotated);
+  // With the positions of an unpruned run it would not be.
+  const RunContext wrong{.tables = tables, .rope = &rope, .first_position = 500'000};
+  EXPECT_GT(Error(codec, shape, turned, wrong, true), 1.5 * unrotated);
+}
+
+}  // namespace
+}  // namespace varve
