@@ -1,6 +1,6 @@
 // The dense part of a transformer layer on the CPU: matrix products with weights as they lie in the
-// file (bf16, fp16 or fp32, memory-mapped, never copied whole), norms, rotary embedding,
-// activations. fp32 activations, fp32 accumulation.
+// file (bf16, fp16 or fp32, memory-mapped, never copied whole) or in int8 (weight_block.h), norms,
+// rotary embedding, activations. fp32 activations, fp32 accumulation.
 #pragma once
 
 #include <cstddef>
@@ -8,6 +8,7 @@
 #include <span>
 
 #include "kernels/thread_team.h"
+#include "kernels/weight_block.h"
 
 namespace varve {
 
@@ -22,14 +23,25 @@ struct WeightView {
   size_t cols = 0;        // input features
   size_t row_stride = 0;  // elements from one row to the next
 
+  // Not null: the weights are in int8; `data`, `dtype` and `row_stride` say nothing then.
+  const WeightBlock* blocks = nullptr;  // [panels, row_groups] of the whole matrix
+  size_t row_groups = 0;
+  size_t first_row = 0;  // of the whole matrix; need not begin a panel
+  size_t first_col = 0;  // need not begin a group
+
   WeightView Rows(size_t begin, size_t count) const;  // a slice of output features
   WeightView Cols(size_t begin, size_t count) const;  // a slice of input features
 };
 
+// Writes the int8 form of `w` to `blocks`, NumWeightBlocks(w.rows, w.cols) of them, and returns the
+// view of it. REQUIRES: w is not in int8.
+WeightView QuantiseWeights(const WeightView& w, WeightBlock* blocks, ThreadTeam& team);
+
 // y[t, r] = sum_c x[t, c] * w[r, c] (+ bias[r]).  x: [tokens, cols] with x_stride, y: [tokens,
 // rows] with y_stride. `bias` may be null; its dtype is that of `bias_dtype`. Few tokens: streams
 // the weights once at memory speed. Many: panels of weights are widened once per call and
-// multiplied in registers. rows == 0 or tokens == 0 is allowed and does nothing; cols == 0 gives
+// multiplied in registers. Weights in int8: x is quantised, too, and multiplied in integers
+// (weight_block.h). rows == 0 or tokens == 0 is allowed and does nothing; cols == 0 gives
 // zeros (plus bias): a worker may own an empty slice.
 void MatMul(const float* x,
             size_t x_stride,

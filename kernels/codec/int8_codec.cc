@@ -9,47 +9,18 @@
 #include "hwy/highway.h"
 // clang-format on
 
-#include <algorithm>
-#include <cstring>
-
 #include "kernels/codec/codecs.h"
 #include "kernels/codec/int8_block.h"
 #include "kernels/codec/row_codec.h"
-#include "kernels/cpu/sanitize-inl.h"
+#include "kernels/cpu/int8-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // One head of one token: codes to `codes`, returns the scale.
-uint16_t Int8EncodeRow(const float* x, size_t head_dim, std::byte* codes) {
-  const hn::ScalableTag<float> d;
-  const hn::RebindToSigned<decltype(d)> d32;
-  const hn::Rebind<int8_t, decltype(d)> d8;
-  const size_t lanes = hn::Lanes(d);
-  auto largest_lanes = hn::Zero(d);
-  size_t i = 0;
-  for (; i + lanes <= head_dim; i += lanes) {
-    largest_lanes = hn::Max(largest_lanes, hn::Abs(LoadSanitized(d, x + i, kInt8Largest)));
-  }
-  float largest = hn::GetLane(hn::MaxOfLanes(d, largest_lanes));
-  for (; i < head_dim; ++i) {
-    largest = std::max(largest, std::fabs(Int8Sanitize(x[i])));
-  }
-  const uint16_t scale = Int8Scale(largest);
-  if (scale == 0) {
-    std::memset(codes, 0, head_dim);
-    return scale;
-  }
-  const auto step = hn::Set(d, Bf16ToFloat(scale));
-  for (i = 0; i + lanes <= head_dim; i += lanes) {
-    const auto code = hn::NearestInt(hn::Div(LoadSanitized(d, x + i, kInt8Largest), step));
-    hn::StoreU(hn::DemoteTo(d8, hn::BitCast(d32, code)), d8, reinterpret_cast<int8_t*>(codes + i));
-  }
-  for (; i < head_dim; ++i) {
-    codes[i] = static_cast<std::byte>(Int8Code(x[i], scale));
-  }
-  return scale;
+uint16_t Int8Encode(const float* x, size_t head_dim, std::byte* codes) {
+  return Int8EncodeRow(x, head_dim, codes);
 }
 
 void Int8DecodeRow(const std::byte* codes, uint16_t scale, size_t head_dim, float* out) {
@@ -75,7 +46,7 @@ HWY_AFTER_NAMESPACE();
 namespace varve {
 namespace {
 
-HWY_EXPORT(Int8EncodeRow);
+HWY_EXPORT(Int8Encode);
 HWY_EXPORT(Int8DecodeRow);
 
 class Int8 final : public RowCodec {
@@ -89,7 +60,7 @@ class Int8 final : public RowCodec {
                  size_t head_dim,
                  std::byte* codes,
                  uint16_t* params) const override {
-    params[0] = HWY_DYNAMIC_DISPATCH(Int8EncodeRow)(x, head_dim, codes);
+    params[0] = HWY_DYNAMIC_DISPATCH(Int8Encode)(x, head_dim, codes);
   }
   void DecodeRow(const std::byte* codes,
                  const uint16_t* params,

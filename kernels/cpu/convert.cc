@@ -40,16 +40,24 @@ size_t DTypeBytes(DType dtype) {
 WeightView WeightView::Rows(size_t begin, size_t count) const {
   VARVE_CHECK(begin + count <= rows);
   WeightView slice = *this;
-  slice.data = static_cast<const std::byte*>(data) + begin * row_stride * DTypeBytes(dtype);
   slice.rows = count;
+  if (blocks != nullptr) {
+    slice.first_row += begin;
+  } else {
+    slice.data = static_cast<const std::byte*>(data) + begin * row_stride * DTypeBytes(dtype);
+  }
   return slice;
 }
 
 WeightView WeightView::Cols(size_t begin, size_t count) const {
   VARVE_CHECK(begin + count <= cols);
   WeightView slice = *this;
-  slice.data = static_cast<const std::byte*>(data) + begin * DTypeBytes(dtype);
   slice.cols = count;
+  if (blocks != nullptr) {
+    slice.first_col += begin;
+  } else {
+    slice.data = static_cast<const std::byte*>(data) + begin * DTypeBytes(dtype);
+  }
   return slice;
 }
 
