@@ -79,11 +79,13 @@ Result<void> ContextCatalog::Load() {
     if (manifest.model_hash != workers_->model().model_hash) {
       entry.mismatch =
           Error{ErrorCode::kModelMismatch,
-                fmt::format("Context '{}' was made with the model {}, this server runs {} ({}).",
+                fmt::format("Context '{}' was made with the model {}, this server runs {} ({}, "
+                            "weights: {}).",
                             manifest.name,
                             HashToHex(manifest.model_hash),
                             HashToHex(workers_->model().model_hash),
-                            workers_->model().name)};
+                            workers_->model().name,
+                            workers_->model().weights)};
     } else if (manifest.tokenizer_hash != text_model_->content_hash()) {
       entry.mismatch =
           Error{ErrorCode::kModelMismatch,

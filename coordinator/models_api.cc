@@ -20,6 +20,7 @@ Json ModelObject(const ModelDescription& model, int64_t created_unix_s) {
   object["owned_by"] = "varve";
   object["architecture"] = model.architecture;
   object["max_model_len"] = model.max_positions;
+  object["weights"] = model.weights;
   object["model_hash"] = HashToHex(model.model_hash);
   return object;
 }

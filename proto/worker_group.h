@@ -25,8 +25,9 @@ struct ModelDescription {
   int32_t vocab_size = 0;
   int64_t max_positions = 0;  // longest sequence that the model takes
   int32_t num_layers = 0;
-  uint64_t model_hash = 0;  // of config and weights
+  uint64_t model_hash = 0;  // of config and weights, as they are held
   uint64_t weight_bytes = 0;
+  std::string weights = "auto";  // how they are held: auto (as stored) or int8
 };
 
 struct OpenSequenceOptions {

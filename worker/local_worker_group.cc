@@ -7,9 +7,11 @@
 
 #include <fmt/format.h>
 
+#include "proto/base/clock.h"
 #include "proto/base/file.h"
 #include "proto/base/hash.h"
 #include "proto/base/log.h"
+#include "proto/base/units.h"
 #include "worker/codec_tables.h"
 
 namespace varve {
@@ -27,6 +29,9 @@ Result<void> CheckOptions(const LocalWorkerGroupOptions& options) {
   const auto check = [](bool holds, std::string_view what) {
     return holds ? Result<void>() : Error{ErrorCode::kInvalidArgument, std::string(what)};
   };
+  VARVE_RETURN_IF_ERROR(check(
+      options.weights == "auto" || options.weights == "int8",
+      fmt::format("weights '{}'; there are auto (as they are stored) and int8", options.weights)));
   VARVE_RETURN_IF_ERROR(
       check(options.num_workers >= 1 && options.num_workers <= kMaxWorkers,
             fmt::format("{} workers; there can be 1 to {}", options.num_workers, kMaxWorkers)));
@@ -41,6 +46,23 @@ Result<void> CheckOptions(const LocalWorkerGroupOptions& options) {
       fmt::format("{} sequences per step; there can be 1 to 4096", options.max_step_sequences));
 }
 
+int NumThreads(const LocalWorkerGroupOptions& options) {
+  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return options.num_threads > 0 ? options.num_threads : cores;
+}
+
+void ConvertWeights(const LocalWorkerGroupOptions& options, ModelWeights& weights) {
+  const Clock& clock = SystemClock();
+  const int64_t begin_us = clock.NowUs();
+  const uint64_t stored_bytes = weights.bytes;
+  ThreadTeam team(NumThreads(options));
+  HoldInInt8(weights, team);
+  spdlog::info("weights held in int8: {} in memory, {} as stored; converted in {:.1f} s",
+               FormatBytes(weights.blocks.count() * sizeof(WeightBlock)),
+               FormatBytes(stored_bytes),
+               static_cast<double>(clock.NowUs() - begin_us) * 1e-6);
+}
+
 }  // namespace
 
 Result<std::unique_ptr<LocalWorkerGroup>> LocalWorkerGroup::Open(
@@ -50,9 +72,13 @@ Result<std::unique_ptr<LocalWorkerGroup>> LocalWorkerGroup::Open(
             ReadFile(options.model_dir + "/config.json", kMaxConfigBytes));
   VARVE_TRY(ModelConfig config, ParseModelConfig(config_text));
   VARVE_TRY(ModelWeights weights, LoadWeights(options.model_dir, config));
+  const uint64_t stored_hash = weights.model_hash;
+  if (options.weights == "int8") {
+    ConvertWeights(options, weights);
+  }
   std::unique_ptr<LocalWorkerGroup> group(
       new LocalWorkerGroup(options, std::move(config), std::move(weights)));
-  VARVE_RETURN_IF_ERROR(group->LoadTables());
+  VARVE_RETURN_IF_ERROR(group->LoadTables(stored_hash));
   VARVE_RETURN_IF_ERROR(group->OpenStores());
   VARVE_RETURN_IF_ERROR(group->RecoverContexts());
   group->StartRanks();
@@ -69,12 +95,13 @@ LocalWorkerGroup::LocalWorkerGroup(const LocalWorkerGroupOptions& options,
                   .max_positions = config_.max_positions,
                   .num_layers = config_.num_layers,
                   .model_hash = weights_.model_hash,
-                  .weight_bytes = weights_.bytes};
+                  .weight_bytes = weights_.bytes,
+                  .weights = options.weights};
 }
 
 LocalWorkerGroup::~LocalWorkerGroup() = default;
 
-Result<void> LocalWorkerGroup::LoadTables() {
+Result<void> LocalWorkerGroup::LoadTables(uint64_t stored_hash) {
   geometry_ = config_.Geometry();
   if (!options_.use_tables) {
     return {};
@@ -86,7 +113,7 @@ Result<void> LocalWorkerGroup::LoadTables() {
       return {};
     }
   }
-  VARVE_TRY(geometry_.codec_tables, LoadCodecTables(path, config_, weights_.model_hash));
+  VARVE_TRY(geometry_.codec_tables, LoadCodecTables(path, config_, stored_hash));
   return {};
 }
 
@@ -128,8 +155,7 @@ Result<void> LocalWorkerGroup::RecoverContexts() {
 }
 
 void LocalWorkerGroup::StartRanks() {
-  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  const int num_threads = options_.num_threads > 0 ? options_.num_threads : cores;
+  const int num_threads = NumThreads(options_);
   const int num_workers = options_.num_workers;
   group_ = std::make_unique<LocalGroup>(num_workers, num_workers == 1 ? 1 : num_threads);
   for (int rank = 0; rank < num_workers; ++rank) {

@@ -28,6 +28,7 @@ namespace varve {
 
 struct LocalWorkerGroupOptions {
   std::string model_dir;
+  std::string weights = "auto";  // auto: as they are stored; int8: worker/int8_weights.h
   // Calibrated tables (worker/codec_tables.h); "": kCodecTablesFile in model_dir, if there is one.
   std::string tables_file;
   bool use_tables = true;  // false: codecs that need some are not there
@@ -70,6 +71,9 @@ class LocalWorkerGroup final : public WorkerGroup {
   Result<ContextUsage> GetContextUsage(ContextId context) override;
   std::vector<WorkerStats> Stats() override;
 
+  // For benches: makes the sequence longer by tokens with made-up keys and values (normal, seeded),
+  // as steps over them would, in a fraction of their time. Errors: those of a step's stores.
+  Result<void> FillSequence(SequenceId sequence, int64_t num_tokens, uint64_t seed);
   // What one worker holds, for tests and diagnosis.
   std::vector<KvStore::HeldPage> HeldPages(int worker);
   const ModelConfig& config() const { return config_; }
@@ -79,7 +83,8 @@ class LocalWorkerGroup final : public WorkerGroup {
                    ModelConfig config,
                    ModelWeights weights);
 
-  Result<void> LoadTables();
+  // stored_hash: of the model as its files have it, whatever form the weights are held in.
+  Result<void> LoadTables(uint64_t stored_hash);
   Result<void> OpenStores();
   Result<void> RecoverContexts();
   void StartRanks();

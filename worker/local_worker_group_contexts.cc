@@ -1,11 +1,13 @@
 // Sequences and contexts of LocalWorkerGroup: the same call on every worker's store, undone where
 // one of them refuses.
+#include <algorithm>
 #include <mutex>
 
 #include <fmt/format.h>
 
 #include "kvstore/sealer.h"
 #include "proto/base/hash.h"
+#include "proto/base/rng.h"
 #include "worker/local_worker_group.h"
 
 namespace varve {
@@ -18,7 +20,8 @@ Result<void> LocalWorkerGroup::CheckModel(const ContextManifest& manifest) const
                           fmt::format("context '{}': {}", manifest.name, policy.error().message)};
   }
   return Error{ErrorCode::kModelMismatch,
-               fmt::format("context '{}' was made with the model {}, this one is {}",
+               fmt::format("context '{}' was made with the model {}, this one is {} "
+                           "(other files, or held in int8 and not as stored)",
                            manifest.name,
                            HashToHex(manifest.model_hash),
                            HashToHex(weights_.model_hash))};
@@ -41,6 +44,34 @@ Result<void> LocalWorkerGroup::OpenSequence(SequenceId sequence,
         (void)stores_[other]->CloseSequence(sequence).has_value();
       }
       return opened;
+    }
+  }
+  return {};
+}
+
+Result<void> LocalWorkerGroup::FillSequence(SequenceId sequence,
+                                            int64_t num_tokens,
+                                            uint64_t seed) {
+  constexpr int64_t kChunkTokens = 512;
+  constexpr uint64_t kShifts = 4096;
+  const std::lock_guard guard(stores_mutex_);
+  const auto width =
+      static_cast<size_t>(config_.num_kv_heads) * static_cast<size_t>(config_.head_dim);
+  Rng rng(seed);
+  std::vector<float> values(2 * kChunkTokens * width + kShifts);
+  for (float& value : values) {
+    value = rng.NextNormal();
+  }
+  for (int64_t done = 0; done < num_tokens; done += kChunkTokens) {
+    const auto count = static_cast<int32_t>(std::min(kChunkTokens, num_tokens - done));
+    for (const std::unique_ptr<KvStore>& store : stores_) {
+      const int64_t first = store->SequenceLength(sequence);
+      VARVE_RETURN_IF_ERROR(store->BeginStep(sequence, first, count));
+      for (int32_t layer = 0; layer < config_.num_layers; ++layer) {
+        const float* k = values.data() + rng.Below(kShifts);
+        store->Append(sequence, layer, first, count, k, k + width, 2 * width);
+      }
+      VARVE_RETURN_IF_ERROR(store->EndStep(sequence));
     }
   }
   return {};

@@ -1,6 +1,7 @@
 // The weights of a model as the forward pass reads them: views into memory-mapped files, every
-// shape checked against the configuration, nothing copied. Next: worker/rank.h (which rows and
-// columns of them a worker computes with).
+// shape checked against the configuration, nothing copied; or of int8 blocks that were made of them
+// (worker/int8_weights.h). Next: worker/rank.h (which rows and columns of them a worker computes
+// with).
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,7 @@
 
 #include "kernels/dense.h"
 #include "proto/base/result.h"
+#include "worker/int8_weights.h"
 #include "worker/model_config.h"
 #include "worker/safetensors.h"
 
@@ -54,7 +56,7 @@ struct ModelWeights {
   WeightView lm_head;     // [vocab, hidden]; the embedding, if tied
   VectorView final_norm;  // [hidden]
   std::vector<LayerWeights> layers;
-  uint64_t bytes = 0;  // of all tensors
+  uint64_t bytes = 0;  // of all tensors, as they are held
   // Identity of configuration and weights: Hash64 over the configuration's hash and, in order of
   // names, each tensor's name, dtype, shape and bytes. Of models over 1 GiB, the bytes of a tensor
   // are represented by its first and last 64 KiB and 64 KiB at every multiple of 16 MiB.
@@ -62,6 +64,7 @@ struct ModelWeights {
   uint64_t model_hash = 0;
 
   SafetensorsModel files;  // owns what the views point into
+  WeightBlocks blocks;     // or this does
 };
 
 // Errors: kBadModel naming the tensors that are missing, not expected, or of the wrong shape or

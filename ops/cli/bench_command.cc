@@ -5,6 +5,7 @@
 #include "ops/cli/commands.h"
 #include "ops/cli/exit_code.h"
 #include "ops/cli/local_server.h"
+#include "ops/cli/settings.h"
 #include <CLI/CLI.hpp>
 
 namespace varve::cli {
@@ -63,9 +64,16 @@ void AddStep(CLI::App& bench, Invocation& chosen) {
   command->add_option("--model", options->model_dir, "Model directory")
       ->required()
       ->type_name("DIR");
+  command->add_option("--weights", options->weights, "auto (as stored), int8, or both side by side")
+      ->check(IsWeightsSetting())
+      ->capture_default_str();
   command->add_option("--tokens", options->tokens, "Lengths")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  command->add_flag(
+      "--fill",
+      options->fill,
+      "Fill the cache with made-up pages, and measure a chunk and tokens behind them");
   command->add_option("--workers", options->workers, "Numbers of workers, side by side")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
@@ -90,6 +98,9 @@ void AddServed(CLI::App& bench,
   command->add_option("--model", options->model_dir, "Model directory")
       ->required()
       ->type_name("DIR");
+  command->add_option("--weights", options->weights, kWeightsHelp)
+      ->check(IsWeightsSetting())
+      ->capture_default_str();
   command->add_option("--tokens", options->tokens, "Tokens of the document, about")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->capture_default_str();

@@ -11,6 +11,7 @@
 #include "ops/cli/eval/divergence_eval.h"
 #include "ops/cli/exit_code.h"
 #include "ops/cli/local_server.h"
+#include "ops/cli/settings.h"
 #include "ops/cli/table.h"
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -81,6 +82,9 @@ void AddEvalCommand(CLI::App& root, Invocation& chosen) {
   command->add_option("--model", options->model_dir, "Model directory")
       ->required()
       ->type_name("DIR");
+  command->add_option("--weights", options->weights, kWeightsHelp)
+      ->check(IsWeightsSetting())
+      ->capture_default_str();
   command->add_option("--text", options->text_files, "Texts to predict, each from its beginning")
       ->required()
       ->type_name("FILE");
@@ -104,7 +108,9 @@ void AddEvalCommand(CLI::App& root, Invocation& chosen) {
       "codec keeps them,\nexcept for the first 4 and the newest 128 to 255 tokens. Predictions "
       "behind position 256 are compared with those of exact KV\n(f32): KL divergence in nats, "
       "share of equal likeliest tokens, increase of the text's negative log-likelihood.\nBPE: bits "
-      "per value of a page, with all that is stored beside the codes.");
+      "per value of a page, with all that is stored beside the codes.\n"
+      "With --weights int8 everything runs on int8 weights, and a row \"weights int8\" compares "
+      "their exact KV with that of the weights as stored.");
   command->callback([command, &chosen, options] {
     chosen = {command, [options] { return RunEval(*options); }};
   });

@@ -15,6 +15,7 @@ namespace varve::cli {
 
 struct LocalServerOptions {
   std::string model_dir;
+  std::string weights = "auto";  // how they are held in memory: auto (as stored) or int8
   int num_workers = 1;
   int num_threads = 0;  // 0: one for each core that this process may use
   std::string host = "127.0.0.1";

@@ -42,10 +42,11 @@ sigset_t StopSignals() {
 void PrintStartLine(const LocalServerOptions& options, const LocalServer& server) {
   const int threads = options.num_threads > 0 ? options.num_threads : NumUsableCores();
   fmt::print(
-      "varve {}: serving {} at {} with {} worker{} on {} thread{}; data in {}; {} context{} "
+      "varve {}: serving {}{} at {} with {} worker{} on {} thread{}; data in {}; {} context{} "
       "recovered\n",
       VARVE_VERSION,
       server.model_name(),
+      options.weights == "auto" ? "" : fmt::format(" (weights {})", options.weights),
       server.url(),
       options.num_workers,
       options.num_workers == 1 ? "" : "s",
@@ -109,6 +110,7 @@ void AddSettings(CLI::App& command, Options& options) {
   AddSetting(
       command, "model", server.model_dir, "Model directory: config.json, safetensors, tokenizer")
       ->type_name("DIR");
+  AddSetting(command, "weights", server.weights, kWeightsHelp)->check(IsWeightsSetting());
   AddSetting(
       command, "workers", server.num_workers, "Workers that share the pages and the dense work")
       ->check(CLI::Range(1, 64));

@@ -32,6 +32,13 @@ CLI::Option* AddByteSetting(CLI::App& command,
                             uint64_t& bytes,
                             const std::string& help);
 
+// `--weights`: how a model's weights are held in memory.
+inline constexpr const char* kWeightsHelp =
+    "How weights are held in memory: auto (as stored) or int8 (converted when loaded)";
+inline CLI::IsMember IsWeightsSetting() {
+  return CLI::IsMember({"auto", "int8"});
+}
+
 // Adds `--config FILE`, which ApplySettings reads.
 void AddConfigFlag(CLI::App& command);
 // Adds the setting `--server URL` of the commands that talk to one, and `--config`.

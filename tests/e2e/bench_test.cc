@@ -59,6 +59,71 @@ TEST(Bench, StepPrintsPrefillAndDecode) {
   EXPECT_THAT(names, testing::IsSupersetOf({"step_prefill", "step_decode"}));
 }
 
+TEST(Bench, StepPutsFormsOfWeightsSideBySideBehindMadeUpPages) {
+  const auto rows = Rows({"step",
+                          "--model",
+                          TestModelDir(),
+                          "--tokens",
+                          "700",
+                          "--workers",
+                          "2",
+                          "--decode-steps",
+                          "2",
+                          "--chunk-tokens",
+                          "64",
+                          "--fill",
+                          "--weights",
+                          "auto",
+                          "int8"});
+  ASSERT_THAT(Names(rows),
+              testing::ElementsAre("step_prefill", "step_decode", "step_prefill", "step_decode"));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    EXPECT_EQ(rows[i].at("tokens"), 700);
+    EXPECT_EQ(rows[i].at("weights"), i < 2 ? "auto" : "int8");
+  }
+  // A chunk is timed, not the 700 tokens before it.
+  EXPECT_NEAR(rows[0].at("tokens_per_s").get<double>() * rows[0].at("median_ms").get<double>(),
+              64 * 1000.0,
+              1.0);
+}
+
+TEST(Bench, StepRunsARandomModelOfAGivenShape) {
+  const TempDir directory;
+  const std::string tool = VARVE_SOURCE_DIR "/ops/bench/random_model";
+  const RunResult made = Run({tool,
+                              "--layers",
+                              "2",
+                              "--heads",
+                              "4",
+                              "--kv-heads",
+                              "2",
+                              "--hidden",
+                              "128",
+                              "--vocab",
+                              "256",
+                              "--head-dim",
+                              "32",
+                              "--intermediate",
+                              "192",
+                              directory.path()});
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  const auto rows = Rows({"step",
+                          "--model",
+                          directory.path(),
+                          "--tokens",
+                          "300",
+                          "--workers",
+                          "1",
+                          "--decode-steps",
+                          "2",
+                          "--weights",
+                          "int8"});
+  EXPECT_THAT(Names(rows), testing::ElementsAre("step_prefill", "step_decode"));
+  const RunResult wrong = Run({tool, "--heads", "4", "--kv-heads", "3", directory.path()});
+  EXPECT_EQ(wrong.exit_code, 2);
+  EXPECT_THAT(wrong.err, testing::HasSubstr("--kv-heads 3 must divide --heads 4"));
+}
+
 TEST(Bench, IngestAndRestartMeasureTheServedPath) {
   const auto ingest =
       Rows({"ingest", "--model", TestModelDir(), "--tokens", "600", "--workers", "2"});

@@ -72,6 +72,8 @@ TEST(CliUsage, WrongUsageSaysWhatIsWrongAndExitsWith2) {
       {{"serve", "--port", "70000"}, "70000"},
       {{"serve", "--host-budget", "lots"}, "\"lots\" is not a size"},
       {{"serve", "--log-level", "loud"}, "loud"},
+      {{"serve", "--weights", "int4"}, "--weights: int4 not in {auto,int8}"},
+      {{"bench", "step", "--model", "m", "--weights", "q4"}, "--weights: q4 not in {auto,int8}"},
       {{"serve", "--bogus"}, "--bogus"},
       {{"ingest", "file"}, "--name is required"},
       {{"ingest", "--name", "x"}, "FILE is required"},

@@ -55,10 +55,37 @@ TEST_F(EvalTest, RanksCodecsByWhatTheyLose) {
   EXPECT_LT(kl(3), kl(4));  // rot2, int2
 }
 
+TEST_F(EvalTest, Int8WeightsAreComparedWithTheStoredOnes) {
+  const RunResult result = Eval({"--text",
+                                 text_,
+                                 "--tokens",
+                                 "400",
+                                 "--codecs",
+                                 "f32",
+                                 "--weights",
+                                 "int8",
+                                 "--json",
+                                 json_});
+  ASSERT_EQ(result.exit_code, cli::kExitOk) << result.err;
+  const auto bytes = ReadFile(json_);
+  ASSERT_OK(bytes);
+  const nlohmann::json rows = nlohmann::json::parse(*bytes);
+  ASSERT_EQ(rows.size(), 2U);
+  EXPECT_EQ(rows[0].at("codec"), "weights int8");
+  EXPECT_EQ(rows[0].at("positions"), 2 * (400 - 256));
+  EXPECT_GT(rows[0].at("kl_mean"), 1e-7);
+  EXPECT_LT(rows[0].at("kl_mean"), 0.01);
+  EXPECT_EQ(rows[1].at("codec"), "f32");
+  EXPECT_LT(rows[1].at("kl_mean"), 1e-9);
+}
+
 TEST_F(EvalTest, SaysWhatIsWrong) {
   const RunResult codec = Eval({"--text", text_, "--tokens", "300", "--codecs", "int5"});
   EXPECT_EQ(codec.exit_code, cli::kExitUsage);
   EXPECT_THAT(codec.err, HasSubstr("there is no codec 'int5'; there are: f32"));
+  const RunResult weights = Eval({"--text", text_, "--weights", "int4"});
+  EXPECT_EQ(weights.exit_code, cli::kExitUsage);
+  EXPECT_THAT(weights.err, HasSubstr("--weights: int4 not in {auto,int8}"));
   const RunResult too_short = Eval({"--text", text_, "--tokens", "400000"});
   EXPECT_EQ(too_short.exit_code, cli::kExitUsage);
   EXPECT_THAT(too_short.err, HasSubstr("2 sequences of 400000 need"));

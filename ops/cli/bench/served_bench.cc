@@ -95,6 +95,7 @@ class Bench {
  public:
   Bench(const ServedBenchOptions& options, std::string data_dir) : options_(options) {
     server_options_ = {.model_dir = options.model_dir,
+                       .weights = options.weights,
                        .num_workers = options.workers,
                        .num_threads = options.threads > 0 ? options.threads : NumUsableCores(),
                        .port = 0,

@@ -20,6 +20,7 @@ namespace varve::cli {
 
 struct ServedBenchOptions {
   std::string model_dir;
+  std::string weights = "auto";  // or int8
   int64_t tokens = 4096;
   int workers = 1;
   int threads = 0;  // 0: all cores

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -30,7 +31,7 @@ double Median(std::vector<double> values) {
 // What a step has to move and to compute, from the configuration.
 class StepCost {
  public:
-  StepCost(const ModelConfig& config, uint64_t weight_bytes, double bits_per_value)
+  StepCost(const ModelConfig& config, const ModelDescription& model, double bits_per_value)
       : config_(config), bits_per_value_(bits_per_value) {
     const double hidden = config.hidden_size;
     const double qo = static_cast<double>(config.num_qo_heads) * config.head_dim;
@@ -38,19 +39,22 @@ class StepCost {
     layer_params_ = hidden * (2 * qo + 2 * kv_) + 3 * hidden * config.ffn_size;
     const double vocab_params = hidden * config.vocab_size;
     const double num_layers = config.num_layers;
+    const double read = num_layers * layer_params_ + vocab_params;
     const double stored =
         num_layers * layer_params_ + (config.tie_word_embeddings ? 1 : 2) * vocab_params;
-    decode_weight_bytes_ =
-        static_cast<double>(weight_bytes) * (num_layers * layer_params_ + vocab_params) / stored;
+    decode_weight_bytes_ = model.weights == "int8"
+                               ? read * sizeof(WeightBlock) / (kWeightPanelRows * kWeightGroupCols)
+                               : read * static_cast<double>(model.weight_bytes) / stored;
   }
 
-  // Operations of the layers over a document of `tokens`.
-  double PrefillFlops(int64_t tokens) const {
+  // Operations of the layers over `tokens` behind `first` others.
+  double PrefillFlops(int64_t first, int64_t tokens) const {
     const double qo = static_cast<double>(config_.num_qo_heads) * config_.head_dim;
     double flops = 0;
     for (const LayerConfig& layer : config_.layers) {
       flops += static_cast<double>(tokens) *
-               (2 * layer_params_ + 4 * qo * Seen(layer, static_cast<double>(tokens) / 2));
+               (2 * layer_params_ +
+                4 * qo * Seen(layer, static_cast<double>(first) + static_cast<double>(tokens) / 2));
     }
     return flops;
   }
@@ -75,9 +79,10 @@ class StepCost {
   double decode_weight_bytes_ = 0;
 };
 
-// One number of workers, and what was measured with it.
+// One number of workers with one form of weights, and what was measured with it.
 struct Contestant {
   int workers = 1;
+  std::string weights;
   std::unique_ptr<LocalWorkerGroup> group;
   uint64_t step = 0;
   uint64_t sequence = 0;
@@ -95,8 +100,14 @@ Result<void> StepOnce(Contestant& contestant, SequenceWork work) {
   return {};
 }
 
-// Prefills a made-up document of `tokens` and decodes behind it; keeps the times unless this run is
-// the warm-up.
+// What is prefilled in a run, by its length.
+Range Prefilled(const StepBenchOptions& options, int64_t tokens) {
+  const auto length = static_cast<size_t>(tokens);
+  return options.fill ? Range{length, static_cast<size_t>(options.chunk_tokens)} : Range{0, length};
+}
+
+// Prefills a made-up document and decodes behind it; keeps the times unless this run is the
+// warm-up.
 Result<void> RunOnce(const StepBenchOptions& options,
                      int64_t tokens,
                      bool keep,
@@ -107,11 +118,15 @@ Result<void> RunOnce(const StepBenchOptions& options,
   KvPolicy policy;
   policy.codec = options.codec;
   VARVE_RETURN_IF_ERROR(contestant.group->OpenSequence(sequence, {.policy = policy}));
+  const Range prefilled = Prefilled(options, tokens);
+  const auto begin = static_cast<int64_t>(prefilled.begin);
+  const auto end = static_cast<int64_t>(prefilled.end());
+  VARVE_RETURN_IF_ERROR(contestant.group->FillSequence(sequence, begin, /*seed=*/2));
   const Clock& clock = SystemClock();
   const int64_t begin_us = clock.NowUs();
-  for (int64_t first = 0; first < tokens; first += options.chunk_tokens) {
+  for (int64_t first = begin; first < end; first += options.chunk_tokens) {
     SequenceWork work{.sequence = sequence, .first_position = first, .tokens = {}};
-    for (int64_t i = first; i < std::min(tokens, first + options.chunk_tokens); ++i) {
+    for (int64_t i = first; i < std::min(end, first + options.chunk_tokens); ++i) {
       work.tokens.push_back(static_cast<int32_t>(rng.Below(vocab)));
     }
     VARVE_RETURN_IF_ERROR(StepOnce(contestant, std::move(work)));
@@ -122,7 +137,7 @@ Result<void> RunOnce(const StepBenchOptions& options,
   }
   for (int64_t i = 0; i < options.decode_steps; ++i) {
     SequenceWork work{.sequence = sequence,
-                      .first_position = tokens + i,
+                      .first_position = end + i,
                       .tokens = {static_cast<int32_t>(rng.Below(vocab))}};
     work.sample = true;
     VARVE_RETURN_IF_ERROR(StepOnce(contestant, std::move(work)));
@@ -139,6 +154,7 @@ struct Row {
   std::string bench;
   int64_t tokens = 0;
   int workers = 1;
+  std::string weights;
   double median_s = 0;
   double tokens_per_s = 0;
   double roof_fraction = 0;
@@ -148,6 +164,8 @@ class Printer {
  public:
   Printer(const StepBenchOptions& options, int threads, double bits_per_value)
       : options_(options), threads_(threads), bits_per_value_(bits_per_value) {}
+
+  double bits_per_value() const { return bits_per_value_; }
 
   void Print(const Row& row) const {
     const std::string shape = std::filesystem::path(options_.model_dir).filename().string();
@@ -159,6 +177,7 @@ class Printer {
                                            {"tokens", row.tokens},
                                            {"threads", threads_},
                                            {"workers", row.workers},
+                                           {"weights", row.weights},
                                            {"median_ms", row.median_s * 1000},
                                            {"tokens_per_s", row.tokens_per_s},
                                            {"roof_fraction", row.roof_fraction}};
@@ -166,7 +185,8 @@ class Printer {
       return;
     }
     fmt::print(
-        "{:<13} {:<24} {:<5} {:6.3f} bpe {:>7} tokens  {} threads  {} workers {:>10.2f} ms "
+        "{:<13} {:<24} {:<5} {:6.3f} bpe {:>7} tokens  {} threads  {} workers  weights {:<4} "
+        "{:>10.2f} ms "
         "{:>9.1f} tokens/s  roof {:.3f}\n",
         row.bench,
         shape,
@@ -175,6 +195,7 @@ class Printer {
         row.tokens,
         threads_,
         row.workers,
+        row.weights,
         row.median_s * 1000,
         row.tokens_per_s,
         row.roof_fraction);
@@ -184,13 +205,16 @@ class Printer {
                   int64_t tokens,
                   const Row& first,
                   const Row& last) const {
-    if (!options_.json && first.workers != last.workers) {
-      fmt::print("{:<13} {:>7} tokens: {} workers take {:.2f} times as long as {}\n",
-                 bench,
-                 tokens,
-                 last.workers,
-                 last.median_s / first.median_s,
-                 first.workers);
+    if (!options_.json && (first.workers != last.workers || first.weights != last.weights)) {
+      fmt::print(
+          "{:<13} {:>7} tokens: {} workers, weights {} take {:.2f} times as long as {}, {}\n",
+          bench,
+          tokens,
+          last.workers,
+          last.weights,
+          last.median_s / first.median_s,
+          first.workers,
+          first.weights);
     }
   }
 
@@ -202,7 +226,6 @@ class Printer {
 
 Result<void> BenchLength(const StepBenchOptions& options,
                          const Roofs& roofs,
-                         const StepCost& cost,
                          const Printer& printer,
                          int64_t tokens,
                          std::vector<Contestant>& contestants) {
@@ -216,20 +239,26 @@ Result<void> BenchLength(const StepBenchOptions& options,
   for (Contestant& contestant : contestants) {
     const double prefill_s = Median(std::exchange(contestant.prefill_s, {}));
     const double decode_s = Median(std::exchange(contestant.decode_s, {}));
-    prefill.push_back(
-        {.bench = "step_prefill",
-         .tokens = tokens,
-         .workers = contestant.workers,
-         .median_s = prefill_s,
-         .tokens_per_s = static_cast<double>(tokens) / prefill_s,
-         .roof_fraction = cost.PrefillFlops(tokens) / roofs.fp32_flops_per_s / prefill_s});
-    decode.push_back(
-        {.bench = "step_decode",
-         .tokens = tokens,
-         .workers = contestant.workers,
-         .median_s = decode_s,
-         .tokens_per_s = 1 / decode_s,
-         .roof_fraction = cost.DecodeBytes(tokens) / roofs.read_bytes_per_s / decode_s});
+    const StepCost cost(
+        contestant.group->config(), contestant.group->model(), printer.bits_per_value());
+    const Range prefilled = Prefilled(options, tokens);
+    const auto num_prefilled = static_cast<int64_t>(prefilled.count);
+    const double flops = cost.PrefillFlops(static_cast<int64_t>(prefilled.begin), num_prefilled);
+    prefill.push_back({.bench = "step_prefill",
+                       .tokens = tokens,
+                       .workers = contestant.workers,
+                       .weights = contestant.weights,
+                       .median_s = prefill_s,
+                       .tokens_per_s = static_cast<double>(num_prefilled) / prefill_s,
+                       .roof_fraction = flops / roofs.fp32_flops_per_s / prefill_s});
+    decode.push_back({.bench = "step_decode",
+                      .tokens = tokens,
+                      .workers = contestant.workers,
+                      .weights = contestant.weights,
+                      .median_s = decode_s,
+                      .tokens_per_s = 1 / decode_s,
+                      .roof_fraction = cost.DecodeBytes(static_cast<int64_t>(prefilled.end())) /
+                                       roofs.read_bytes_per_s / decode_s});
     printer.Print(prefill.back());
     printer.Print(decode.back());
   }
@@ -239,33 +268,37 @@ Result<void> BenchLength(const StepBenchOptions& options,
 }
 
 Result<void> Bench(const StepBenchOptions& options) {
-  if (options.tokens.empty() || options.workers.empty() || options.runs < 1 ||
-      options.decode_steps < 1 || options.chunk_tokens < 1) {
+  if (options.tokens.empty() || options.workers.empty() || options.weights.empty() ||
+      options.runs < 1 || options.decode_steps < 1 || options.chunk_tokens < 1) {
     return Error{ErrorCode::kInvalidArgument,
-                 "there must be a length, a number of workers, a run, a step and a chunk"};
+                 "there must be a length, a number of workers, a form of weights, a run, a step "
+                 "and a chunk"};
   }
   const int threads = options.threads > 0 ? options.threads : NumUsableCores();
   std::vector<Contestant> contestants;
   for (const int workers : options.workers) {
-    Contestant& contestant = contestants.emplace_back();
-    contestant.workers = workers;
-    VARVE_TRY(contestant.group,
-              LocalWorkerGroup::Open({.model_dir = options.model_dir,
-                                      .num_workers = workers,
-                                      .num_threads = threads,
-                                      .host_budget_bytes = kHostBytes,
-                                      .max_step_tokens = options.chunk_tokens}));
+    for (const std::string& weights : options.weights) {
+      Contestant& contestant = contestants.emplace_back();
+      contestant.workers = workers;
+      contestant.weights = weights;
+      VARVE_TRY(contestant.group,
+                LocalWorkerGroup::Open({.model_dir = options.model_dir,
+                                        .weights = weights,
+                                        .num_workers = workers,
+                                        .num_threads = threads,
+                                        .host_budget_bytes = kHostBytes,
+                                        .max_step_tokens = options.chunk_tokens}));
+    }
   }
   const ModelConfig& config = contestants.front().group->config();
   VARVE_TRY(const Codec* codec, FindCodec(options.codec));
   const double bits_per_value = codec->BitsPerValue({.num_kv_heads = config.num_kv_heads,
                                                      .head_dim = config.head_dim,
                                                      .token_capacity = KvPolicy().page_tokens});
-  const StepCost cost(config, contestants.front().group->model().weight_bytes, bits_per_value);
   const Printer printer(options, threads, bits_per_value);
   const Roofs roofs = MeasureRoofs(threads);
   for (const int64_t tokens : options.tokens) {
-    VARVE_RETURN_IF_ERROR(BenchLength(options, roofs, cost, printer, tokens, contestants));
+    VARVE_RETURN_IF_ERROR(BenchLength(options, roofs, printer, tokens, contestants));
   }
   return {};
 }

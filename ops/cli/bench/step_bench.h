@@ -5,11 +5,15 @@
 //   step_prefill   tokens/s over the whole document. Roof: multiplications and additions of the
 //   layers over these tokens, at
 //                  the measured fp32 rate.
-//   step_decode    tokens/s at that length. Roof: the weights and the KV once, at the measured
-//   memory rate.
+//   step_decode    tokens/s at that length. Roof: the weights as they are held and the KV once, at
+//   the measured memory rate.
 //
-// The numbers of workers take turns run by run, so that other load on the machine meets all of them
-// alike; the ratio of the last to the first is printed at the end.
+// With `fill` the document is not computed: the cache is filled with made-up pages, and
+// step_prefill is one chunk behind them, step_decode tokens behind that.
+//
+// The contestants, each number of workers with each form of weights, take turns run by run, so that
+// other load on the machine meets all of them alike; the ratio of the last to the first is printed
+// at the end.
 #pragma once
 
 #include <cstdint>
@@ -20,13 +24,15 @@ namespace varve::cli {
 
 struct StepBenchOptions {
   std::string model_dir;
-  std::vector<int64_t> tokens = {512, 4096};  // lengths
+  std::vector<std::string> weights = {"auto"};  // forms in which weights are held
+  std::vector<int64_t> tokens = {512, 4096};    // lengths
   std::vector<int> workers = {1, 8};
   int threads = 0;  // 0: all cores
   std::string codec = "int8";
   int64_t chunk_tokens = 512;
   int64_t decode_steps = 16;  // of each run
   int runs = 5;               // the median of this many is printed
+  bool fill = false;
   bool json = false;
 };
 

@@ -88,8 +88,9 @@ Result<std::vector<std::vector<int32_t>>> CutText(const EvalOptions& options,
   return sequences;
 }
 
-// One codec that is compared, and what was seen of it.
+// One codec that is compared, and what was seen of it; or the exact one under other weights.
 struct Candidate {
+  std::string name;
   const Codec* codec = nullptr;
   SequenceId sequence;
   std::vector<Position> positions;
@@ -97,10 +98,18 @@ struct Candidate {
 
 class Evaluation {
  public:
-  Evaluation(LocalWorkerGroup* group, int num_threads) : group_(group), team_(num_threads) {}
+  // `stored` is null or the model with its weights as they are stored.
+  Evaluation(LocalWorkerGroup* group, LocalWorkerGroup* stored, int num_threads)
+      : group_(group), stored_(stored), team_(num_threads) {
+    weights_.codec = *FindCodec(kExact);
+    weights_.name = "weights " + group->model().weights;
+  }
 
   Result<void> OpenAll(std::vector<Candidate>* candidates) {
     VARVE_TRY(exact_, Open(kExact));
+    if (stored_ != nullptr) {
+      VARVE_TRY(weights_.sequence, OpenIn(stored_, kExact));
+    }
     for (Candidate& candidate : *candidates) {
       VARVE_TRY(candidate.sequence, Open(std::string(candidate.codec->name())));
     }
@@ -108,6 +117,9 @@ class Evaluation {
   }
   Result<void> CloseAll(const std::vector<Candidate>& candidates) {
     VARVE_RETURN_IF_ERROR(group_->CloseSequence(exact_));
+    if (stored_ != nullptr) {
+      VARVE_RETURN_IF_ERROR(stored_->CloseSequence(weights_.sequence));
+    }
     for (const Candidate& candidate : candidates) {
       VARVE_RETURN_IF_ERROR(group_->CloseSequence(candidate.sequence));
     }
@@ -119,48 +131,68 @@ class Evaluation {
                      int64_t first,
                      int64_t count,
                      std::vector<Candidate>* candidates) {
-    VARVE_TRY(const std::vector<float> exact, Logits(exact_, tokens, first, count));
-    const size_t vocab = exact.size() / static_cast<size_t>(count);
+    VARVE_TRY(const std::vector<float> exact, Logits(group_, exact_, tokens, first, count));
     for (Candidate& candidate : *candidates) {
-      VARVE_TRY(const std::vector<float> other, Logits(candidate.sequence, tokens, first, count));
-      std::vector<Position> positions(static_cast<size_t>(count));
-      team_.ParallelFor(positions.size(), [&](size_t i, int /*thread*/) {
-        const size_t next = static_cast<size_t>(first) + i + 1;
-        positions[i] = Compare(std::span(exact).subspan(i * vocab, vocab),
-                               std::span(other).subspan(i * vocab, vocab),
-                               next < tokens.size() ? tokens[next] : -1);
-      });
-      for (size_t i = 0; i < positions.size(); ++i) {
-        if (first + static_cast<int64_t>(i) >= kFirstScored) {
-          candidate.positions.push_back(positions[i]);
-        }
-      }
+      VARVE_TRY(const std::vector<float> other,
+                Logits(group_, candidate.sequence, tokens, first, count));
+      Score(exact, other, tokens, first, count, &candidate);
+    }
+    if (stored_ != nullptr) {
+      VARVE_TRY(const std::vector<float> stored,
+                Logits(stored_, weights_.sequence, tokens, first, count));
+      Score(stored, exact, tokens, first, count, &weights_);
     }
     return {};
   }
 
+  // The exact codec against that of the stored weights.
+  const Candidate& weights() const { return weights_; }
+
  private:
-  Result<SequenceId> Open(const std::string& codec) {
+  void Score(std::span<const float> exact,
+             std::span<const float> other,
+             std::span<const int32_t> tokens,
+             int64_t first,
+             int64_t count,
+             Candidate* candidate) {
+    const size_t vocab = exact.size() / static_cast<size_t>(count);
+    std::vector<Position> positions(static_cast<size_t>(count));
+    team_.ParallelFor(positions.size(), [&](size_t i, int /*thread*/) {
+      const size_t next = static_cast<size_t>(first) + i + 1;
+      positions[i] = Compare(exact.subspan(i * vocab, vocab),
+                             other.subspan(i * vocab, vocab),
+                             next < tokens.size() ? tokens[next] : -1);
+    });
+    for (size_t i = 0; i < positions.size(); ++i) {
+      if (first + static_cast<int64_t>(i) >= kFirstScored) {
+        candidate->positions.push_back(positions[i]);
+      }
+    }
+  }
+
+  Result<SequenceId> Open(const std::string& codec) { return OpenIn(group_, codec); }
+  Result<SequenceId> OpenIn(LocalWorkerGroup* group, const std::string& codec) {
     const SequenceId sequence{++num_sequences_};
     KvPolicy policy;
     policy.codec = codec;
     policy.exact_codec = kExact;  // so that the codec alone is measured
-    VARVE_RETURN_IF_ERROR(group_->OpenSequence(sequence, {.policy = policy}));
+    VARVE_RETURN_IF_ERROR(group->OpenSequence(sequence, {.policy = policy}));
     return sequence;
   }
 
-  Result<std::vector<float>> Logits(SequenceId sequence,
+  Result<std::vector<float>> Logits(LocalWorkerGroup* group,
+                                    SequenceId sequence,
                                     std::span<const int32_t> tokens,
                                     int64_t first,
                                     int64_t count) {
     const auto block = tokens.subspan(static_cast<size_t>(first), static_cast<size_t>(count));
     VARVE_TRY(StepResult result,
-              group_->Step({.epoch = {1},
-                            .step = ++step_,
-                            .work = {{.sequence = sequence,
-                                      .first_position = first,
-                                      .tokens = {block.begin(), block.end()},
-                                      .return_all_logits = true}}}));
+              group->Step({.epoch = {1},
+                           .step = ++step_,
+                           .work = {{.sequence = sequence,
+                                     .first_position = first,
+                                     .tokens = {block.begin(), block.end()},
+                                     .return_all_logits = true}}}));
     if (result.results[0].error) {
       return *result.results[0].error;
     }
@@ -168,6 +200,8 @@ class Evaluation {
   }
 
   LocalWorkerGroup* const group_;
+  LocalWorkerGroup* const stored_;
+  Candidate weights_;
   ThreadTeam team_;
   SequenceId exact_;
   uint64_t num_sequences_ = 0;
@@ -176,7 +210,7 @@ class Evaluation {
 
 DivergenceRow Summarise(const Candidate& candidate, const RunShape& page) {
   DivergenceRow row;
-  row.codec = candidate.codec->name();
+  row.codec = candidate.name;
   row.bpe = candidate.codec->BitsPerValue(page);
   row.positions = static_cast<int64_t>(candidate.positions.size());
   std::vector<double> kl;
@@ -199,12 +233,13 @@ Result<std::vector<Candidate>> MakeCandidates(const EvalOptions& options) {
   std::vector<Candidate> candidates;
   for (const std::string& name : options.codecs) {
     VARVE_TRY(const Codec* codec, FindCodec(name));
-    candidates.push_back({.codec = codec, .sequence = {}, .positions = {}});
+    candidates.push_back({.name = name, .codec = codec, .sequence = {}, .positions = {}});
   }
   if (options.codecs.empty()) {
     for (const Codec* codec : AllCodecs()) {
       if (codec->name() != kExact) {
-        candidates.push_back({.codec = codec, .sequence = {}, .positions = {}});
+        candidates.push_back(
+            {.name = std::string(codec->name()), .codec = codec, .sequence = {}, .positions = {}});
       }
     }
   }
@@ -231,19 +266,25 @@ Result<std::vector<DivergenceRow>> MeasureDivergence(const EvalOptions& options,
   }
   const int64_t block_tokens = KvPolicy().page_tokens;
   const int threads = options.threads > 0 ? options.threads : NumUsableCores();
-  VARVE_TRY(const std::unique_ptr<LocalWorkerGroup> group,
-            LocalWorkerGroup::Open({.model_dir = options.model_dir,
-                                    .num_workers = 1,
-                                    .num_threads = threads,
-                                    .host_budget_bytes = kHostBytes,
-                                    .max_step_tokens = block_tokens}));
+  LocalWorkerGroupOptions group_options{.model_dir = options.model_dir,
+                                        .weights = options.weights,
+                                        .num_workers = 1,
+                                        .num_threads = threads,
+                                        .host_budget_bytes = kHostBytes,
+                                        .max_step_tokens = block_tokens};
+  VARVE_TRY(const std::unique_ptr<LocalWorkerGroup> group, LocalWorkerGroup::Open(group_options));
+  std::unique_ptr<LocalWorkerGroup> stored;
+  if (options.weights != "auto") {
+    group_options.weights = "auto";
+    VARVE_TRY(stored, LocalWorkerGroup::Open(group_options));
+  }
   if (group->model().max_positions < options.tokens) {
     return Error{ErrorCode::kInvalidArgument,
                  fmt::format("--tokens {} is more than the model's {} positions",
                              options.tokens,
                              group->model().max_positions)};
   }
-  Evaluation evaluation(group.get(), threads);
+  Evaluation evaluation(group.get(), stored.get(), threads);
   const int64_t blocks = (options.tokens + block_tokens - 1) / block_tokens;
   const int64_t total = blocks * static_cast<int64_t>(sequences.size());
   int64_t done = 0;
@@ -257,12 +298,15 @@ Result<std::vector<DivergenceRow>> MeasureDivergence(const EvalOptions& options,
     VARVE_RETURN_IF_ERROR(evaluation.CloseAll(candidates));
   }
   const ModelConfig& config = group->config();
+  const RunShape page{.num_kv_heads = config.num_kv_heads,
+                      .head_dim = config.head_dim,
+                      .token_capacity = static_cast<int32_t>(block_tokens)};
   std::vector<DivergenceRow> rows;
+  if (stored != nullptr) {
+    rows.push_back(Summarise(evaluation.weights(), page));
+  }
   for (const Candidate& candidate : candidates) {
-    rows.push_back(Summarise(candidate,
-                             {.num_kv_heads = config.num_kv_heads,
-                              .head_dim = config.head_dim,
-                              .token_capacity = static_cast<int32_t>(block_tokens)}));
+    rows.push_back(Summarise(candidate, page));
   }
   return rows;
 }

@@ -11,6 +11,9 @@
 //   top1               share of positions at which the likeliest token is the same
 //   nll_delta          mean increase of the negative log-likelihood of the text, in nats
 //
+// With weights other than "auto" all of this runs on weights held in that form, and one row more,
+// named "weights FORM", compares its exact KV with the exact KV of the weights as stored.
+//
 // KL is 10 to 100 times as sensitive as perplexity or task scores, and needs no labels: llama.cpp
 // judges its weight formats by it.
 #pragma once
@@ -25,6 +28,7 @@ namespace varve::cli {
 
 struct EvalOptions {
   std::string model_dir;
+  std::string weights = "auto";         // or int8
   std::vector<std::string> text_files;  // each is one text; read from its beginning
   std::vector<std::string> codecs;      // empty: all that lose something
   int64_t tokens = 1536;                // of a sequence
