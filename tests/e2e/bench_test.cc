@@ -90,22 +90,22 @@ TEST(Bench, StepPutsFormsOfWeightsSideBySideBehindMadeUpPages) {
 TEST(Bench, StepRunsARandomModelOfAGivenShape) {
   const TempDir directory;
   const std::string tool = VARVE_SOURCE_DIR "/ops/bench/random_model";
-  const RunResult made = Run({tool,
-                              "--layers",
-                              "2",
-                              "--heads",
-                              "4",
-                              "--kv-heads",
-                              "2",
-                              "--hidden",
-                              "128",
-                              "--vocab",
-                              "256",
-                              "--head-dim",
-                              "32",
-                              "--intermediate",
-                              "192",
-                              directory.path()});
+  const RunResult made = varve::Run({tool,
+                                     "--layers",
+                                     "2",
+                                     "--heads",
+                                     "4",
+                                     "--kv-heads",
+                                     "2",
+                                     "--hidden",
+                                     "128",
+                                     "--vocab",
+                                     "256",
+                                     "--head-dim",
+                                     "32",
+                                     "--intermediate",
+                                     "192",
+                                     directory.path()});
   ASSERT_EQ(made.exit_code, 0) << made.err;
   const auto rows = Rows({"step",
                           "--model",
@@ -119,7 +119,7 @@ TEST(Bench, StepRunsARandomModelOfAGivenShape) {
                           "--weights",
                           "int8"});
   EXPECT_THAT(Names(rows), testing::ElementsAre("step_prefill", "step_decode"));
-  const RunResult wrong = Run({tool, "--heads", "4", "--kv-heads", "3", directory.path()});
+  const RunResult wrong = varve::Run({tool, "--heads", "4", "--kv-heads", "3", directory.path()});
   EXPECT_EQ(wrong.exit_code, 2);
   EXPECT_THAT(wrong.err, testing::HasSubstr("--kv-heads 3 must divide --heads 4"));
 }
