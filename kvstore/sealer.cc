@@ -46,7 +46,8 @@ Result<ResolvedPolicy> ResolvedPolicy::Resolve(const KvPolicy& policy) {
     return BadPolicy(fmt::format("exact_codec is {}; it must be bf16 or f32", policy.exact_codec));
   }
   VARVE_CHECK(exact->appendable());
-  return ResolvedPolicy{policy, codec, exact};
+  VARVE_TRY(const TokenPolicy* tokens, FindTokenPolicy(policy));
+  return ResolvedPolicy{policy, codec, exact, tokens};
 }
 
 uint64_t Sealer::WorkspaceBytes(const ResolvedPolicy& policy) const {

@@ -12,6 +12,7 @@
 #include "kvstore/host_tier.h"
 #include "kvstore/kv_geometry.h"
 #include "kvstore/page_format.h"
+#include "kvstore/tokens/token_policy.h"
 #include "proto/kv_policy.h"
 
 namespace varve {
@@ -21,6 +22,7 @@ struct ResolvedPolicy {
   KvPolicy policy;
   const Codec* codec = nullptr;
   const Codec* exact = nullptr;
+  const TokenPolicy* tokens = nullptr;  // null: all tokens stay
 
   // Errors: kInvalidArgument naming the field.
   static Result<ResolvedPolicy> Resolve(const KvPolicy& policy);

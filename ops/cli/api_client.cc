@@ -89,6 +89,8 @@ ContextInfo ParseContext(const Json& object) {
   const Json usage = object.value("usage", Json::object());
   if (kv.is_object()) {
     info.codec = Field<std::string>(kv, "codec");
+    info.kv_tokens = Field<std::string>(kv, "tokens");
+    info.kv_keep = Field<double>(kv, "keep");
   }
   if (usage.is_object()) {
     info.pages = Field<int64_t>(usage, "pages");
@@ -269,10 +271,16 @@ Result<void> ApiClient::DeleteContext(const std::string& name) const {
 
 Result<AppendReply> ApiClient::CreateContext(const std::string& name,
                                              std::string_view text,
-                                             const std::string& kv_codec) const {
+                                             const KvChoice& kv) const {
   Json body = {{"name", name}, {"text", text}};
-  if (!kv_codec.empty()) {
-    body["kv"] = {{"codec", kv_codec}};
+  if (!kv.codec.empty()) {
+    body["kv"]["codec"] = kv.codec;
+  }
+  if (!kv.tokens.empty()) {
+    body["kv"]["tokens"] = kv.tokens;
+  }
+  if (kv.keep) {
+    body["kv"]["keep"] = *kv.keep;
   }
   VARVE_TRY(const HttpResponse response,
             http_.Send({.method = "POST", .target = "/v1/contexts", .body = body.dump()}));

@@ -75,6 +75,11 @@ void PrintContext(const ContextInfo& context) {
       {"status", context.error.empty() ? context.status : context.status + ": " + context.error});
   table.AddRow({"model", context.model});
   table.AddRow({"codec", context.codec});
+  table.AddRow(
+      {"keeps",
+       context.kv_tokens == "all" || context.kv_tokens.empty()
+           ? "all tokens"
+           : fmt::format("{} of sealed tokens, by {}", context.kv_keep, context.kv_tokens)});
   table.AddRow({"tokens",
                 context.tokens_pending > 0 ? fmt::format("{} ({} to come)",
                                                          FormatCount(context.tokens),
