@@ -61,7 +61,9 @@ Json ContextObject(const ContextView& view, WorkerGroup* workers) {
   object["usage"] = {{"pages", usage.num_pages},
                      {"host_bytes", usage.host_bytes},
                      {"disk_bytes", usage.disk_bytes},
-                     {"bf16_bytes", usage.bf16_bytes}};
+                     {"bf16_bytes", usage.bf16_bytes},
+                     {"layer_tokens", usage.layer_tokens},
+                     {"kept_layer_tokens", usage.kept_layer_tokens}};
   return object;
 }
 

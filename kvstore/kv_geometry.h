@@ -13,6 +13,11 @@ struct KvGeometry {
   // p sees (p - W, p].
   std::vector<int64_t> layer_windows;  // [num_layers]
 
+  // What the token policies need to know of the queries; 0 heads: none are shown to the store.
+  int32_t num_qo_heads = 0;
+  float sm_scale = 1.0F;
+  float attn_softcap = 0.0F;  // 0: none
+
   int32_t num_layers() const { return static_cast<int32_t>(layer_windows.size()); }
 };
 

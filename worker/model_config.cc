@@ -360,7 +360,11 @@ Result<const FamilyTraits*> FindFamily(ConfigFields& fields) {
 }  // namespace
 
 KvGeometry ModelConfig::Geometry() const {
-  KvGeometry geometry{.num_kv_heads = num_kv_heads, .head_dim = head_dim};
+  KvGeometry geometry{.num_kv_heads = num_kv_heads,
+                      .head_dim = head_dim,
+                      .num_qo_heads = num_qo_heads,
+                      .sm_scale = sm_scale,
+                      .attn_softcap = attn_softcap};
   for (const LayerConfig& layer : layers) {
     geometry.layer_windows.push_back(layer.window);
   }

@@ -1,9 +1,10 @@
+#include <algorithm>
 #include <cmath>
 #include <string>
 
 #include <fmt/format.h>
 
-#include "kvstore/tokens/token_policy.h"
+#include "kvstore/tokens/policies.h"
 
 namespace varve {
 namespace {
@@ -27,7 +28,11 @@ Error NoSuchPolicy(std::string_view name) {
 }  // namespace
 
 std::span<const TokenPolicy* const> AllTokenPolicies() {
-  return {};
+  static const TokenPolicy* const kPolicies[] = {
+      &StreamingPolicy(),
+      &L2NormPolicy(),
+  };
+  return kPolicies;
 }
 
 int32_t TokenPolicy::MostKept(const TokenBudget& budget) const {

@@ -27,7 +27,7 @@ struct PageTokens {
   const float* k = nullptr;  // [num_tokens, num_kv_heads, head_dim], exact, after RoPE
   const float* v = nullptr;  // [num_tokens, num_kv_heads, head_dim], exact
   // The attention mass that the observed queries gave each token, summed over the queries; zeros if
-  // there were none (observed_mass.h).
+  // there were none (observed_queries.h).
   std::span<const float> mass;  // [num_qo_heads, num_tokens]
 };
 

@@ -97,6 +97,8 @@ ContextInfo ParseContext(const Json& object) {
     info.host_bytes = Field<uint64_t>(usage, "host_bytes");
     info.disk_bytes = Field<uint64_t>(usage, "disk_bytes");
     info.bf16_bytes = Field<uint64_t>(usage, "bf16_bytes");
+    info.layer_tokens = Field<int64_t>(usage, "layer_tokens");
+    info.kept_layer_tokens = Field<int64_t>(usage, "kept_layer_tokens");
   }
   info.json = object.dump();
   return info;

@@ -38,7 +38,9 @@ struct ContextInfo {
   uint64_t host_bytes = 0;
   uint64_t disk_bytes = 0;
   uint64_t bf16_bytes = 0;
-  std::string json;  // the whole object, as the server sent it
+  int64_t layer_tokens = 0;       // tokens, counted once for each layer
+  int64_t kept_layer_tokens = 0;  // those of them that are kept
+  std::string json;               // the whole object, as the server sent it
 };
 
 // How a new context keeps its KV; what is absent is the server's to choose.

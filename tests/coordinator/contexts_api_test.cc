@@ -48,7 +48,8 @@ TEST(Contexts, AreCreatedShownListedAndDeleted) {
   EXPECT_EQ(shown["kv"]["codec"], "bf16");
   EXPECT_EQ(shown["kv"]["recent_window_tokens"], 32);
   EXPECT_EQ(shown["usage"],
-            Json::parse(R"({"pages":0,"host_bytes":100,"disk_bytes":110,"bf16_bytes":200})"));
+            Json::parse(R"({"pages":0,"host_bytes":100,"disk_bytes":110,"bf16_bytes":200,)"
+                        R"("layer_tokens":20,"kept_layer_tokens":15})"));
   EXPECT_EQ(rig.workers.Stored("library")->manifest.policy.page_tokens, 64);
 
   const Json list = rig.Get("/v1/contexts").json();
