@@ -31,6 +31,13 @@ std::span<const TokenPolicy* const> AllTokenPolicies() {
   static const TokenPolicy* const kPolicies[] = {
       &StreamingPolicy(),
       &L2NormPolicy(),
+      &H2OPolicy(),
+      &SnapKvPolicy(),
+      &PyramidKvPolicy(),
+      &PrefixKvPolicy(),
+      &DBudgetPolicy(),
+      &KvCrushPolicy(),
+      &BalanceKvPolicy(),
   };
   return kPolicies;
 }
