@@ -117,33 +117,6 @@ TEST(LocalWorkerGroup, EachWorkerHoldsOnlyItsOwnPages) {
   }
 }
 
-// A step without logits leaves out what nobody reads of the last layer, but not the queries that a
-// token policy judges by.
-TEST(LocalWorkerGroup, WhatATokenPolicyKeepsDoesNotDependOnWhoWantsLogits) {
-  for (const int workers : {1, 3}) {
-    SCOPED_TRACE(workers);
-    GroupRig rig(Options(workers));
-    KvPolicy policy = ExactPolicy(/*page_tokens=*/8);
-    policy.tokens = "h2o";
-    policy.keep = 0.3;
-    const std::vector<int32_t> tokens = Tokens(1, 101);
-    const SequenceId with_logits = rig.OpenPrivate(policy);
-    const std::vector<float> all = rig.Feed(with_logits, tokens, 10);
-    const SequenceId without = rig.OpenPrivate(policy);
-    for (int64_t first = 0; first < 100; first += 10) {
-      rig.StepOne({.sequence = without,
-                   .first_position = first,
-                   .tokens = {tokens.begin() + first, tokens.begin() + first + 10}});
-    }
-    const std::vector<float> last =
-        rig.Feed(without, std::span<const int32_t>(tokens).last(1), 1, 100);
-    EXPECT_LT(RelativeDifference(last, std::span<const float>(all).last(last.size())), 1e-5);
-    const SequenceId whole = rig.OpenPrivate(ExactPolicy(/*page_tokens=*/8));
-    const std::vector<float> exact = rig.Feed(whole, tokens, 10);
-    EXPECT_GT(RelativeDifference(last, std::span<const float>(exact).last(last.size())), 1e-3);
-  }
-}
-
 TEST(LocalWorkerGroup, RefusesStepsThatAreOver) {
   GroupRig rig(Options(2));
   LocalWorkerGroup& group = rig.group();
