@@ -168,10 +168,26 @@ void ReadKv(RequestFields* fields) {
   }
   RequestFields kv(object, "kv.");
   const std::string attention = kv.String("attention").value_or("exact");
-  if (attention == "select") {
-    kv.Fail("attention", "is supported as \"exact\" only in this version", ErrorCode::kUnsupported);
+  if (attention == "selective") {
+    kv.Fail("attention",
+            "cannot be \"selective\": this server reads every page and has no choice of pages yet; "
+            "it must be \"exact\"",
+            ErrorCode::kUnsupported);
   } else if (attention != "exact") {
     kv.Fail("attention", "must be \"exact\"");
+  }
+  for (const char* name : {"epsilon", "delta", "budget_tokens"}) {
+    if (kv.Any(name) != nullptr) {
+      kv.Fail(name,
+              "belongs to selective attention, which this server does not have yet; \"exact\" "
+              "attention reads every page",
+              ErrorCode::kUnsupported);
+    }
+  }
+  for (const char* name : {"codec", "tokens", "keep"}) {
+    if (kv.Any(name) != nullptr) {
+      kv.Fail(name, "is chosen when a context is ingested, not by a request");
+    }
   }
   if (auto error = kv.Finish()) {
     fields->Fail(*std::move(error));

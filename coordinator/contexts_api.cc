@@ -52,14 +52,18 @@ Json ContextObject(const ContextView& view, WorkerGroup* workers) {
                   {"exact_codec", policy.exact_codec},
                   {"page_tokens", policy.page_tokens},
                   {"sink_tokens", policy.sink_tokens},
-                  {"recent_window_tokens", policy.recent_window_tokens}};
+                  {"recent_window_tokens", policy.recent_window_tokens},
+                  {"tokens", policy.tokens},
+                  {"keep", policy.keep}};
   // A context without a commit has no pages to speak of.
   const Result<ContextUsage> asked = workers->GetContextUsage(manifest.id);
   const ContextUsage usage = asked ? *asked : ContextUsage{};
   object["usage"] = {{"pages", usage.num_pages},
                      {"host_bytes", usage.host_bytes},
                      {"disk_bytes", usage.disk_bytes},
-                     {"bf16_bytes", usage.bf16_bytes}};
+                     {"bf16_bytes", usage.bf16_bytes},
+                     {"layer_tokens", usage.layer_tokens},
+                     {"kept_layer_tokens", usage.kept_layer_tokens}};
   return object;
 }
 
@@ -75,13 +79,35 @@ ApiError CatalogError(const Error& error) {
                   .code = error.code == ErrorCode::kNotFound ? "context_not_found" : ""};
 }
 
+// A codec's name, or {"hot": NAME}: the pages of every tier are encoded alike in this version.
+void ReadCodec(RequestFields* kv, std::string* codec) {
+  nlohmann::json* value = kv->Any("codec");
+  if (value == nullptr || !value->is_object()) {
+    *codec = kv->String("codec").value_or(*codec);
+    return;
+  }
+  RequestFields tiers(value, "kv.codec.");
+  for (const char* tier : {"warm", "cold"}) {
+    if (tiers.Any(tier) != nullptr) {
+      tiers.Fail(tier,
+                 "needs a ladder that encodes pages anew as they move down the tiers, which this "
+                 "server does not have: pages keep their \"hot\" codec",
+                 ErrorCode::kUnsupported);
+    }
+  }
+  *codec = tiers.RequiredString("hot");
+  if (auto error = tiers.Finish()) {
+    kv->Fail(*std::move(error));
+  }
+}
+
 void ReadPolicy(RequestFields* fields, KvPolicy* policy) {
   nlohmann::json* object = fields->Object("kv");
   if (object == nullptr) {
     return;
   }
   RequestFields kv(object, "kv.");
-  policy->codec = kv.String("codec").value_or(policy->codec);
+  ReadCodec(&kv, &policy->codec);
   policy->exact_codec = kv.String("exact_codec").value_or(policy->exact_codec);
   const auto count = [&kv](const char* name, int64_t min, int64_t max, int32_t* value) {
     *value = static_cast<int32_t>(kv.Integer(name, min, max).value_or(*value));
@@ -89,6 +115,12 @@ void ReadPolicy(RequestFields* fields, KvPolicy* policy) {
   count("page_tokens", 1, 65536, &policy->page_tokens);
   count("sink_tokens", 0, 65536, &policy->sink_tokens);
   count("recent_window_tokens", 0, 1 << 20, &policy->recent_window_tokens);
+  const std::optional<std::string> tokens = kv.String("tokens");
+  if (tokens && *tokens != policy->tokens) {
+    policy->tokens = *tokens;
+    policy->keep = 1;  // the default policy's share is that of its own way of choosing
+  }
+  policy->keep = kv.Number("keep", 0, 1).value_or(policy->keep);
   if (auto error = kv.Finish()) {
     fields->Fail(*std::move(error));
   }

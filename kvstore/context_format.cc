@@ -17,7 +17,7 @@ constexpr size_t kChecksumBytes = 8;
 
 template <typename T>
 void Append(std::string& out, T value) {
-  static_assert(std::is_integral_v<T>);
+  static_assert(std::is_arithmetic_v<T>);
   out.append(reinterpret_cast<const char*>(&value), sizeof(value));
 }
 
@@ -73,25 +73,30 @@ std::string Describe(std::string_view what, std::string_view row) {
                                                       ReadBigEndian(row.substr(8), 8));
 }
 
+struct Envelope {
+  uint16_t version = 0;
+  std::string_view body;
+};
+
 // Checks magic, version and checksum; returns what stands between them.
-Result<std::string_view> OpenEnvelope(std::string_view what,
-                                      std::string_view magic,
-                                      uint16_t version,
-                                      std::string_view row,
-                                      std::string_view record) {
-  if (record.size() < kMagicBytes + sizeof(version) + kChecksumBytes ||
+Result<Envelope> OpenEnvelope(std::string_view what,
+                              std::string_view magic,
+                              uint16_t newest_version,
+                              std::string_view row,
+                              std::string_view record) {
+  if (record.size() < kMagicBytes + sizeof(newest_version) + kChecksumBytes ||
       !record.starts_with(magic)) {
     return Error{ErrorCode::kPageCorrupt,
                  Describe(what, row) + " is corrupt: it does not begin as one"};
   }
   uint16_t found = 0;
   std::memcpy(&found, record.data() + kMagicBytes, sizeof(found));
-  if (found != version) {
+  if (found < 1 || found > newest_version) {
     return Error{ErrorCode::kVersionSkew,
-                 fmt::format("{} has format version {}; this build reads version {}",
+                 fmt::format("{} has format version {}; this build reads versions 1 to {}",
                              Describe(what, row),
                              found,
-                             version)};
+                             newest_version)};
   }
   const std::string_view body = record.substr(0, record.size() - kChecksumBytes);
   uint64_t checksum = 0;
@@ -100,7 +105,7 @@ Result<std::string_view> OpenEnvelope(std::string_view what,
     return Error{ErrorCode::kPageCorrupt,
                  Describe(what, row) + " is corrupt: its checksum does not match"};
   }
-  return body.substr(kMagicBytes + sizeof(version));
+  return Envelope{found, body.substr(kMagicBytes + sizeof(found))};
 }
 
 }  // namespace
@@ -123,15 +128,17 @@ std::string EncodeManifest(const ContextManifest& manifest) {
   AppendString(record, manifest.policy.codec);
   AppendString(record, manifest.policy.exact_codec);
   AppendString(record, manifest.name);
+  Append(record, manifest.policy.keep);
+  AppendString(record, manifest.policy.tokens);
   AppendChecksum(record, ManifestRowKey(manifest.id, manifest.version));
   return record;
 }
 
 Result<ContextManifest> DecodeManifest(std::string_view row, std::string_view record) {
-  VARVE_TRY(const std::string_view body,
+  VARVE_TRY(const Envelope envelope,
             OpenEnvelope("manifest", kManifestMagic, kManifestFormatVersion, row, record));
   ContextManifest manifest;
-  FieldReader reader(body);
+  FieldReader reader(envelope.body);
   reader.Read(manifest.id.value);
   reader.Read(manifest.version);
   reader.Read(manifest.num_tokens);
@@ -147,6 +154,10 @@ Result<ContextManifest> DecodeManifest(std::string_view row, std::string_view re
   reader.ReadString(manifest.policy.codec);
   reader.ReadString(manifest.policy.exact_codec);
   reader.ReadString(manifest.name);
+  if (envelope.version >= 2) {
+    reader.Read(manifest.policy.keep);
+    reader.ReadString(manifest.policy.tokens);
+  }
   if (!reader.ok() || !reader.empty() || ManifestRowKey(manifest.id, manifest.version) != row) {
     return Error{ErrorCode::kPageCorrupt,
                  Describe("manifest", row) + " is corrupt: its fields do not fit"};
@@ -164,7 +175,9 @@ std::string EncodeText(std::string_view row, std::string_view payload) {
 }
 
 Result<std::string_view> DecodeText(std::string_view row, std::string_view record) {
-  return OpenEnvelope("text", kTextMagic, kTextFormatVersion, row, record);
+  VARVE_TRY(const Envelope envelope,
+            OpenEnvelope("text", kTextMagic, kTextFormatVersion, row, record));
+  return envelope.body;
 }
 
 }  // namespace varve

@@ -13,7 +13,8 @@
 
 namespace varve {
 
-inline constexpr uint16_t kManifestFormatVersion = 1;
+// Version 1 had no token policy: its contexts keep all tokens.
+inline constexpr uint16_t kManifestFormatVersion = 2;
 inline constexpr uint16_t kTextFormatVersion = 1;
 
 std::string EncodeManifest(const ContextManifest& manifest);

@@ -310,14 +310,25 @@ Result<std::vector<PageKey>> RocksDiskTier::ListPages(ContextId context) {
 }
 
 Result<std::vector<PageKey>> RocksDiskTier::ListLayerPages(ContextId context, uint16_t layer) {
+  VARVE_TRY(const auto pages, ListLayerPageBytes(context, layer));
+  std::vector<PageKey> keys;
+  for (const auto& [key, bytes] : pages) {
+    keys.push_back(key);
+  }
+  return keys;
+}
+
+Result<std::vector<std::pair<PageKey, uint64_t>>> RocksDiskTier::ListLayerPageBytes(
+    ContextId context,
+    uint16_t layer) {
   std::string prefix = OwnerPrefix(context.value);
   AppendBigEndian(prefix, layer, 2);
   VARVE_TRY(const auto rows, ListRows(Table::kPages, prefix));
-  std::vector<PageKey> keys;
+  std::vector<std::pair<PageKey, uint64_t>> pages;
   for (const auto& [row, bytes] : rows) {
-    keys.push_back(ParsePageRowKey(PageKey::Space::kContext, row));
+    pages.emplace_back(ParsePageRowKey(PageKey::Space::kContext, row), bytes - kRecordRowBytes);
   }
-  return keys;
+  return pages;
 }
 
 DiskTier::Stats RocksDiskTier::GetStats() const {

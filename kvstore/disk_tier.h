@@ -97,6 +97,9 @@ class DiskTier {
   virtual Result<std::vector<PageKey>> ListPages(ContextId context) = 0;
   // The same of one layer.
   virtual Result<std::vector<PageKey>> ListLayerPages(ContextId context, uint16_t layer) = 0;
+  // The same with the bytes of each record, its key and index row not counted.
+  virtual Result<std::vector<std::pair<PageKey, uint64_t>>> ListLayerPageBytes(ContextId context,
+                                                                               uint16_t layer) = 0;
 
   struct Stats {
     TierBytes bytes;

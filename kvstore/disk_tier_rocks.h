@@ -70,6 +70,8 @@ class RocksDiskTier final : public DiskTier {
   Result<void> DeleteScratch(SequenceId sequence) override;
   Result<std::vector<PageKey>> ListPages(ContextId context) override;
   Result<std::vector<PageKey>> ListLayerPages(ContextId context, uint16_t layer) override;
+  Result<std::vector<std::pair<PageKey, uint64_t>>> ListLayerPageBytes(ContextId context,
+                                                                       uint16_t layer) override;
   Stats GetStats() const override;
 
  private:

@@ -30,6 +30,13 @@ HostCharge& HostCharge::operator=(HostCharge&& other) noexcept {
   return *this;
 }
 
+void HostCharge::ShrinkTo(uint64_t bytes) {
+  if (used_ != nullptr && bytes < bytes_) {
+    used_->fetch_sub(bytes_ - bytes, std::memory_order_relaxed);
+    bytes_ = bytes;
+  }
+}
+
 void HostCharge::Release() {
   if (used_ != nullptr) {
     used_->fetch_sub(bytes_, std::memory_order_relaxed);
@@ -141,6 +148,11 @@ void HostTier::EraseTailsBefore(uint64_t context, uint64_t version) {
     }
     entry = next;
   }
+}
+
+uint64_t HostTier::RecordBytes(const RecordId& id) const {
+  const auto found = entries_.find(id);
+  return found == entries_.end() ? 0 : found->second->page->bytes().size();
 }
 
 uint64_t HostTier::ResidentBytes(PageKey::Space space, uint64_t owner) const {

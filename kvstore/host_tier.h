@@ -39,6 +39,8 @@ class HostCharge {
   ~HostCharge() { Release(); }
 
   uint64_t bytes() const { return bytes_; }
+  // Gives back what lies above `bytes`.
+  void ShrinkTo(uint64_t bytes);
   void Release();
 
  private:
@@ -99,6 +101,8 @@ class HostTier {
   // Null if not resident. Marks the record as used now.
   std::shared_ptr<ResidentPage> Find(const RecordId& id);
   bool Contains(const RecordId& id) const { return entries_.contains(id); }
+  // 0 if not resident.
+  uint64_t RecordBytes(const RecordId& id) const;
   // REQUIRES: the record is not resident.
   void Insert(const RecordId& id, std::shared_ptr<ResidentPage> page, bool on_disk);
   enum class Erased { kAbsent, kClean, kDirty };

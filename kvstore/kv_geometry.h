@@ -22,6 +22,11 @@ struct KvGeometry {
   // Calibrated tables of codecs for this model; null: none.
   std::shared_ptr<const CodecTableSet> codec_tables;
 
+  // What the token policies need to know of the queries; 0 heads: none are shown to the store.
+  int32_t num_qo_heads = 0;
+  float sm_scale = 1.0F;
+  float attn_softcap = 0.0F;  // 0: none
+
   int32_t num_layers() const { return static_cast<int32_t>(layer_windows.size()); }
 };
 

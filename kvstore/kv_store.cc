@@ -19,7 +19,7 @@ Result<std::unique_ptr<KvStore>> KvStore::Open(const KvStoreOptions& options, Di
   const KvGeometry& geometry = options.geometry;
   if (geometry.num_kv_heads < 1 || geometry.head_dim < 1 || geometry.layer_windows.empty() ||
       geometry.num_kv_heads > UINT16_MAX || geometry.head_dim > UINT16_MAX ||
-      geometry.num_layers() > UINT16_MAX) {
+      geometry.num_layers() > UINT16_MAX || geometry.num_qo_heads % geometry.num_kv_heads != 0) {
     return Error{ErrorCode::kInvalidArgument,
                  fmt::format("a KV geometry of {} heads of {} in {} layers is out of range",
                              geometry.num_kv_heads,
@@ -113,26 +113,7 @@ Result<void> KvStoreImpl::OpenPrivate(SequenceState& state, const OpenSequenceOp
   if (options.base) {
     VARVE_TRY(state.context, FindContext(*options.base));
     const ContextState& context = *state.context;
-    if (options.base_tokens < 0 || options.base_tokens > context.committed.num_tokens) {
-      return Error{ErrorCode::kInvalidArgument,
-                   fmt::format("context {} has {} committed tokens, not {}",
-                               options.base->value,
-                               context.committed.num_tokens,
-                               options.base_tokens)};
-    }
-    for (int32_t layer = 0; layer < num_layers(); ++layer) {
-      if (context.grid.FirstReachable(options.base_tokens, window(layer)) <
-          context.grid.FirstReachable(context.committed.num_tokens, window(layer))) {
-        return Error{
-            ErrorCode::kConflict,
-            fmt::format(
-                "context {} is {} tokens long and its sliding-window layers no longer hold what a "
-                "request behind {} tokens reads",
-                options.base->value,
-                context.committed.num_tokens,
-                options.base_tokens)};
-      }
-    }
+    VARVE_RETURN_IF_ERROR(CheckSnapshot(context, options.base_tokens));
     policy.page_tokens =
         context.committed.policy.page_tokens;  // one grid for the context and what stands behind it
     grid_owner = options.base->value;
@@ -222,7 +203,8 @@ Result<void> KvStoreImpl::CloseSequence(SequenceId sequence) {
 uint64_t KvStoreImpl::RunBytes(const SequenceState& state, int64_t page) const {
   const int64_t first = std::max(state.grid.FirstPosition(page), state.base_tokens);
   const auto capacity = static_cast<int32_t>(state.grid.EndPosition(page) - first);
-  return state.policy.exact->EncodedBytes(sealer_.ShapeOf(capacity)) + kRunOverheadBytes;
+  return state.policy.exact->EncodedBytes(sealer_.ShapeOf(capacity)) + kRunOverheadBytes +
+         ObservedQueries::Bytes(NumObservedQueries(state), QueryFloats());
 }
 
 UnsealedRun KvStoreImpl::NewRun(const SequenceState& state, int64_t page, HostCharge charge) const {
@@ -230,6 +212,7 @@ UnsealedRun KvStoreImpl::NewRun(const SequenceState& state, int64_t page, HostCh
   run.first_position = std::max(state.grid.FirstPosition(page), state.base_tokens);
   run.token_capacity = static_cast<int32_t>(state.grid.EndPosition(page) - run.first_position);
   run.bytes.resize(state.policy.exact->EncodedBytes(sealer_.ShapeOf(run.token_capacity)));
+  run.queries = QueriesOf(state, page);
   run.charge = std::move(charge);
   return run;
 }

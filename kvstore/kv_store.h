@@ -79,6 +79,17 @@ class KvStore {
                       const float* k,
                       const float* v,
                       size_t token_stride) = 0;
+  // Whether the sequence's token policy judges tokens by the attention they get. The queries of
+  // every layer are then shown to Observe, in the step in which Append gets their k and v. The
+  // answer is the same on every worker.
+  virtual bool ObservesQueries(SequenceId sequence) const = 0;
+  // q: [num_tokens, num_qo_heads, head_dim] after RoPE, `token_stride` floats apart.
+  virtual void Observe(SequenceId sequence,
+                       int32_t layer,
+                       int64_t first_position,
+                       int32_t num_tokens,
+                       const float* q,
+                       size_t token_stride) = 0;
   // The owned pages of `layer` that queries at positions [first_query, last_query] may see, the
   // tokens appended in this step included.
   virtual std::unique_ptr<PageCursor> Read(SequenceId sequence,

@@ -37,6 +37,39 @@ Result<std::shared_ptr<ContextState>> KvStoreImpl::NewContext(const ContextManif
   return context;
 }
 
+Result<void> KvStoreImpl::CheckSnapshot(const ContextState& context, int64_t base_tokens) const {
+  const uint64_t id = context.committed.id.value;
+  const int64_t length = context.committed.num_tokens;
+  if (base_tokens < 0 || base_tokens > length) {
+    return Error{
+        ErrorCode::kInvalidArgument,
+        fmt::format("context {} has {} committed tokens, not {}", id, length, base_tokens)};
+  }
+  const int64_t cut_page = context.grid.PageOf(base_tokens);
+  if (context.policy.tokens != nullptr && cut_page < context.grid.SealedEnd(length) &&
+      base_tokens > context.grid.FirstPosition(cut_page)) {
+    return Error{ErrorCode::kConflict,
+                 fmt::format("context {} is {} tokens long and has pruned the page in which a "
+                             "request behind {} tokens begins",
+                             id,
+                             length,
+                             base_tokens)};
+  }
+  for (int32_t layer = 0; layer < num_layers(); ++layer) {
+    if (context.grid.FirstReachable(base_tokens, window(layer)) <
+        context.grid.FirstReachable(length, window(layer))) {
+      return Error{
+          ErrorCode::kConflict,
+          fmt::format("context {} is {} tokens long and its sliding-window layers no longer hold "
+                      "what a request behind {} tokens reads",
+                      id,
+                      length,
+                      base_tokens)};
+    }
+  }
+  return {};
+}
+
 Result<void> KvStoreImpl::CreateContext(const ContextManifest& manifest) {
   if (manifest.num_tokens != 0) {
     return Error{ErrorCode::kInvalidArgument,

@@ -1,6 +1,6 @@
-// The store behind KvStore::Open. kv_store.cc runs the steps, kv_store_pages.cc seals pages and
-// lets go of them, kv_store_contexts.cc keeps the contexts, kv_store_report.cc answers questions
-// about all of it.
+// The store behind KvStore::Open. kv_store.cc runs the steps, kv_store_queries.cc watches the
+// queries, kv_store_pages.cc seals pages and lets go of them, kv_store_contexts.cc keeps the
+// contexts, kv_store_report.cc answers questions about all of it.
 #pragma once
 
 #include <memory>
@@ -30,6 +30,13 @@ class KvStoreImpl final : public KvStore {
               const float* k,
               const float* v,
               size_t token_stride) override;
+  bool ObservesQueries(SequenceId sequence) const override;
+  void Observe(SequenceId sequence,
+               int32_t layer,
+               int64_t first_position,
+               int32_t num_tokens,
+               const float* q,
+               size_t token_stride) override;
   std::unique_ptr<PageCursor> Read(SequenceId sequence,
                                    int32_t layer,
                                    int64_t first_query,
@@ -60,10 +67,18 @@ class KvStoreImpl final : public KvStore {
 
   // Steps (kv_store.cc).
   Result<void> OpenPrivate(SequenceState& state, const OpenSequenceOptions& options);
+  // Whether a request can read the context's first base_tokens tokens.
+  Result<void> CheckSnapshot(const ContextState& context, int64_t base_tokens) const;
   Result<void> OpenIngest(SequenceState& state, const OpenSequenceOptions& options);
   Result<void> LoadTails(SequenceState& state);
   Result<void> EnsureWorkspace(const ResolvedPolicy& policy);
   UnsealedRun NewRun(const SequenceState& state, int64_t page, HostCharge charge) const;
+  int32_t NumObservedQueries(const SequenceState& state) const;
+  ObservedQueries QueriesOf(const SequenceState& state, int64_t page) const;
+  size_t QueryFloats() const {
+    return static_cast<size_t>(options_.geometry.num_qo_heads) *
+           static_cast<size_t>(options_.geometry.head_dim);
+  }
   uint64_t RunBytes(const SequenceState& state, int64_t page) const;
   PageSegment OwnSegment(const SequenceState& state,
                          int32_t layer,
@@ -72,6 +87,17 @@ class KvStoreImpl final : public KvStore {
                        int64_t low_position,
                        std::vector<PageSegment>& segments) const;
   PageSegment CommittedSegment(const ContextState& context, PageSegment::Source source) const;
+
+  // Usage (kv_store_report.cc).
+  void Count(const PageSegment& segment,
+             const PageIdentity& identity,
+             uint64_t record_bytes,
+             int64_t times,
+             ContextUsage& usage) const;
+  Result<void> CountSealed(const PageSegment& sealed,
+                           uint16_t layer,
+                           int64_t first,
+                           ContextUsage& usage) const;
 
   // Sealing and letting go (kv_store_pages.cc).
   Result<void> SealOld(SequenceState& state);

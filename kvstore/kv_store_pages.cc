@@ -37,6 +37,9 @@ Result<void> KvStoreImpl::SealRun(SequenceState& state,
     VARVE_TRY(charge, host_.Reserve(record_bytes, "a sealed page"));
   }
   std::vector<std::byte> record = sealer_.Seal(state.policy, identity, run);
+  if (charge) {
+    charge->ShrinkTo(record.size() + HostTier::kRecordOverheadBytes);
+  }
   const bool to_disk = disk_ != nullptr && (state.is_ingest || !charge);
   if (to_disk) {
     const std::span<const std::byte> bytes = record;

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "kvstore/kv_store_impl.h"
@@ -48,6 +49,72 @@ int64_t KvStoreImpl::NumSealedPages(const ContextState& context) const {
   return pages;
 }
 
+// Adds `times` records of one size to a usage.
+void KvStoreImpl::Count(const PageSegment& segment,
+                        const PageIdentity& identity,
+                        uint64_t record_bytes,
+                        int64_t times,
+                        ContextUsage& usage) const {
+  const bool tail = segment.source == PageSegment::Source::kTail;
+  const int64_t kept =
+      tail ? identity.num_tokens : sealer_.KeptTokensOf(segment.policy, identity, record_bytes);
+  const uint64_t token_bytes = uint64_t{4} * static_cast<uint64_t>(options_.geometry.num_kv_heads) *
+                               static_cast<uint64_t>(options_.geometry.head_dim);
+  usage.disk_bytes += static_cast<uint64_t>(times) * (record_bytes + kRecordRowBytes);
+  usage.bf16_bytes +=
+      static_cast<uint64_t>(times) * static_cast<uint64_t>(identity.num_tokens) * token_bytes;
+  usage.layer_tokens += times * identity.num_tokens;
+  usage.kept_layer_tokens += times * kept;
+}
+
+// The sealed pages of a layer. Where the numbers decide how much of a page stays, each page has its
+// own size, which the disk's index (or, without a disk, the host tier) knows.
+Result<void> KvStoreImpl::CountSealed(const PageSegment& sealed,
+                                      uint16_t layer,
+                                      int64_t first,
+                                      ContextUsage& usage) const {
+  const auto identity_of = [&](int64_t page) {
+    return sealed.IdentityOf(page, layer, sealer_.ShapeOf(1));
+  };
+  const PageGrid& grid = sealed.grid;
+  // Pages behind the sinks are alike.
+  const int64_t alike = std::clamp(
+      grid.NumPages(sealed.policy.policy.sink_tokens), first, std::max(first, sealed.end_page));
+  if (sealed.policy.tokens == nullptr || !sealed.policy.tokens->size_depends_on_data()) {
+    for (int64_t page = grid.NextOwned(first); page < alike; page = grid.NextOwned(page + 1)) {
+      const PageIdentity identity = identity_of(page);
+      Count(sealed, identity, sealer_.SealedBytes(sealed.policy, identity), 1, usage);
+    }
+    if (const int64_t pages = grid.CountOwned(alike, sealed.end_page); pages > 0) {
+      const PageIdentity identity = identity_of(grid.NextOwned(alike));
+      Count(sealed, identity, sealer_.SealedBytes(sealed.policy, identity), pages, usage);
+    }
+    return {};
+  }
+  std::map<int64_t, uint64_t> bytes_of;
+  if (disk_ != nullptr) {
+    VARVE_TRY(const auto pages, disk_->ListLayerPageBytes(ContextId{sealed.owner}, layer));
+    for (const auto& [key, bytes] : pages) {
+      bytes_of[static_cast<int64_t>(key.page)] = bytes;
+    }
+  }
+  std::map<uint64_t, int64_t> pages_of_size;
+  for (int64_t page = grid.NextOwned(first); page < sealed.end_page;
+       page = grid.NextOwned(page + 1)) {
+    const uint64_t bytes =
+        disk_ != nullptr ? bytes_of[page] : host_.RecordBytes(sealed.IdOf(page, layer));
+    if (page < alike) {
+      Count(sealed, identity_of(page), bytes, 1, usage);
+    } else {
+      ++pages_of_size[bytes];
+    }
+  }
+  for (const auto& [bytes, pages] : pages_of_size) {
+    Count(sealed, identity_of(alike), bytes, pages, usage);
+  }
+  return {};
+}
+
 Result<ContextUsage> KvStoreImpl::GetContextUsage(ContextId id) const {
   VARVE_TRY(const auto context, FindContext(id));
   ContextUsage usage;
@@ -56,35 +123,15 @@ Result<ContextUsage> KvStoreImpl::GetContextUsage(ContextId id) const {
   usage.host_bytes = host_.ResidentBytes(PageKey::Space::kContext, id.value);
   const PageSegment sealed = CommittedSegment(*context, PageSegment::Source::kSealed);
   const PageSegment tails = CommittedSegment(*context, PageSegment::Source::kTail);
-  const uint64_t token_bytes = uint64_t{4} * static_cast<uint64_t>(options_.geometry.num_kv_heads) *
-                               static_cast<uint64_t>(options_.geometry.head_dim);
   for (int32_t layer = 0; layer < num_layers(); ++layer) {
     const auto row = static_cast<uint16_t>(layer);
     const int64_t first =
         context->grid.FirstReachable(context->committed.num_tokens, window(layer));
-    const auto count = [&](const PageSegment& segment, int64_t page, int64_t times) {
-      const PageIdentity identity = segment.IdentityOf(page, row, sealer_.ShapeOf(1));
-      const uint64_t bytes = segment.source == PageSegment::Source::kTail
-                                 ? sealer_.TailBytes(context->policy, identity)
-                                 : sealer_.SealedBytes(context->policy, identity);
-      usage.disk_bytes += static_cast<uint64_t>(times) * (bytes + kRecordRowBytes);
-      usage.bf16_bytes +=
-          static_cast<uint64_t>(times) * static_cast<uint64_t>(identity.num_tokens) * token_bytes;
-    };
-    // Sealed pages behind the sinks are all of one size.
-    const int64_t uniform = std::clamp(context->grid.NumPages(context->policy.policy.sink_tokens),
-                                       first,
-                                       std::max(first, sealed.end_page));
-    for (int64_t page = context->grid.NextOwned(first); page < uniform;
-         page = context->grid.NextOwned(page + 1)) {
-      count(sealed, page, 1);
-    }
-    if (const int64_t pages = context->grid.CountOwned(uniform, sealed.end_page); pages > 0) {
-      count(sealed, context->grid.NextOwned(uniform), pages);
-    }
+    VARVE_RETURN_IF_ERROR(CountSealed(sealed, row, first, usage));
     int64_t page = context->grid.NextOwned(std::max(first, tails.first_page));
     for (; page < tails.end_page; page = context->grid.NextOwned(page + 1)) {
-      count(tails, page, 1);
+      const PageIdentity identity = tails.IdentityOf(page, row, sealer_.ShapeOf(1));
+      Count(tails, identity, sealer_.TailBytes(context->policy, identity), 1, usage);
     }
   }
   return usage;

@@ -41,6 +41,7 @@ Result<std::shared_ptr<ResidentPage>> Adopt(std::vector<std::byte> bytes,
     return Missing(identity.key);
   }
   counters.disk_bytes_read += bytes.size();
+  charge.ShrinkTo(bytes.size() + HostTier::kRecordOverheadBytes);
   auto page = std::make_shared<ResidentPage>(std::move(bytes), identity, std::move(charge));
   if (auto used = page->Use(); !used) {
     counters.checksum_failures += used.error().code == ErrorCode::kPageCorrupt ? 1 : 0;
@@ -265,14 +266,14 @@ Result<void> Cursor::AddViews(Slot& slot) {
 }
 
 Result<void> Cursor::AddRecordViews(const PageRecord& record, int64_t visible_end) {
+  if (record.is_pruned &&
+      visible_end < record.identity.first_position + record.identity.num_tokens) {
+    return Error{ErrorCode::kUnsupported,
+                 DescribeKey(record.identity.key) + " is pruned and cannot be cut short"};
+  }
   for (const PageRun& run : record.runs) {
     const int64_t first_position = record.identity.first_position + run.first_token;
     const int64_t tokens = std::min<int64_t>(run.num_tokens, visible_end - first_position);
-    const bool pruned = run.token_indices != nullptr || run.token_weights != nullptr;
-    if (tokens < run.num_tokens && pruned) {
-      return Error{ErrorCode::kUnsupported,
-                   DescribeKey(record.identity.key) + " is pruned and cannot be cut short"};
-    }
     const RunContext context = deps_.sealer->ContextOf(*run.codec, run.layer, first_position);
     if (run.tables_hash != (context.tables == nullptr ? 0 : context.tables->hash)) {
       return Error{

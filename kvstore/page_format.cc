@@ -56,7 +56,6 @@ struct SectionBytes {
 static_assert(sizeof(SectionBytes) == 48);
 
 constexpr size_t kChecksumOffset = offsetof(HeaderBytes, checksum);
-constexpr uint16_t kKeyMinMaxVersion = 1;
 constexpr uint16_t kMaxSections = 4096;
 
 size_t AlignUp(size_t bytes) {
@@ -209,7 +208,8 @@ Result<void> AttachToRun(const SectionBytes& row,
   if (row.kind == static_cast<uint16_t>(SectionKind::kTokenIndices)) {
     run.token_indices = reinterpret_cast<const int32_t*>(body.data());
     for (size_t i = 0; i < body.size() / sizeof(int32_t); ++i) {
-      if (run.token_indices[i] < 0 || run.token_indices[i] >= expected.page_tokens) {
+      if (run.token_indices[i] < 0 ||
+          run.token_indices[i] >= expected.num_tokens - run.first_token) {
         return Corrupt(expected, "a token index lies outside its page");
       }
     }
@@ -224,35 +224,6 @@ Result<void> AttachToRun(const SectionBytes& row,
 size_t PageRecordBytes(std::span<const Section> sections) {
   std::vector<Section> copy(sections.begin(), sections.end());
   return LayOut(copy);
-}
-
-Section RunSection(const Codec& codec,
-                   const PageIdentity& identity,
-                   uint16_t layer,
-                   int32_t first_token,
-                   int32_t num_tokens) {
-  Section section;
-  section.kind = SectionKind::kRun;
-  section.layer = layer;
-  section.codec = codec.id();
-  section.codec_version = codec.version();
-  section.first_token = first_token;
-  section.num_tokens = num_tokens;
-  section.token_capacity = num_tokens;
-  section.bytes = codec.EncodedBytes({identity.num_kv_heads, identity.head_dim, num_tokens});
-  return section;
-}
-
-Section KeyMinMaxSection(const PageIdentity& identity, uint16_t layer) {
-  Section section;
-  section.kind = SectionKind::kKeyMinMax;
-  section.layer = layer;
-  section.codec = CodecId::kBf16;
-  section.codec_version = kKeyMinMaxVersion;
-  section.num_tokens = identity.num_tokens;
-  section.bytes = size_t{2} * sizeof(uint16_t) * static_cast<size_t>(identity.num_kv_heads) *
-                  static_cast<size_t>(identity.head_dim);
-  return section;
 }
 
 PageRecordWriter::PageRecordWriter(const PageIdentity& identity, std::vector<Section> sections)
@@ -329,6 +300,11 @@ Result<void> ParseSection(const SectionBytes& row,
       return {};
     }
     case SectionKind::kTokenIndices:
+      record.is_pruned = true;
+      if (row.run == kNoRun && row.bytes == 0) {
+        return {};
+      }
+      [[fallthrough]];
     case SectionKind::kTokenWeights:
       return AttachToRun(row, body, expected, run_of_row, record.runs);
     case SectionKind::kKeyMinMax:
@@ -355,11 +331,11 @@ Result<void> ParseSection(const SectionBytes& row,
 // Runs of a record of one layer lie in token order and leave no token out, unless tokens were
 // pruned.
 Result<void> CheckCoverage(const PageRecord& record) {
+  if (record.is_pruned) {
+    return {};
+  }
   int32_t covered = 0;
   for (const PageRun& run : record.runs) {
-    if (run.token_indices != nullptr) {
-      return {};
-    }
     covered = run.first_token == covered ? covered + run.num_tokens : -1;
   }
   const bool one_layer = record.identity.key.first_layer == record.identity.key.last_layer;
@@ -377,7 +353,7 @@ Result<PageRecord> ParsePageRecord(std::span<const std::byte> bytes, const PageI
   if (header.num_sections == 0 || header.num_sections > kMaxSections || table_end > bytes.size()) {
     return Corrupt(expected, "its section table does not fit");
   }
-  PageRecord record{expected, {}, {}};
+  PageRecord record{.identity = expected};
   std::vector<size_t> run_of_row(header.num_sections, SIZE_MAX);
   uint64_t previous_end = table_end;
   for (size_t i = 0; i < header.num_sections; ++i) {

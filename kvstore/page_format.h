@@ -23,6 +23,9 @@ namespace varve {
 inline constexpr uint16_t kPageFormatVersion = 1;
 inline constexpr size_t kSectionAlignment = 64;
 inline constexpr int32_t kMaxPageTokens = 1 << 16;
+inline constexpr uint16_t kKeyMinMaxVersion = 1;
+// Empty token indices of no run say that every token behind the runs was pruned.
+inline constexpr uint32_t kNoRun = UINT32_MAX;
 
 // Embedded on disk: do not change or reuse a value.
 enum class RecordKind : uint8_t {
@@ -62,7 +65,7 @@ struct Section {
   int32_t first_token = 0;     // offset from the record's first position
   int32_t num_tokens = 0;
   int32_t token_capacity = 0;
-  uint32_t run = 0;  // indices, weights: the row of the run that they belong to
+  uint32_t run = 0;  // indices, weights: the row of the run that they belong to, or kNoRun
   uint64_t offset = 0;
   uint64_t bytes = 0;
 };
@@ -76,6 +79,11 @@ Section RunSection(const Codec& codec,
                    uint16_t layer,
                    int32_t first_token,
                    int32_t num_tokens);
+// Rows for what each head kept of a pruned run, which is row number `run`.
+Section TokenIndicesSection(const PageIdentity& identity, const Section& kept_run, uint32_t run);
+Section TokenWeightsSection(const PageIdentity& identity, const Section& kept_run, uint32_t run);
+// A row that says that nothing was kept behind the runs.
+Section NothingKeptSection(uint16_t layer);
 // A row for the key bounds over the whole record.
 Section KeyMinMaxSection(const PageIdentity& identity, uint16_t layer);
 
@@ -111,6 +119,7 @@ struct PageRun {
 struct PageRecord {
   PageIdentity identity;
   std::vector<PageRun> runs;               // in token order
+  bool is_pruned = false;                  // some token is in no run
   std::span<const std::byte> key_min_max;  // bf16 [2, num_kv_heads, head_dim]; empty: none
 };
 

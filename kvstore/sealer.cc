@@ -55,7 +55,8 @@ Result<ResolvedPolicy> ResolvedPolicy::Resolve(const KvPolicy& policy, const KvG
     return BadPolicy(fmt::format("exact_codec is {}; it must be bf16 or f32", policy.exact_codec));
   }
   VARVE_CHECK(exact->appendable());
-  return ResolvedPolicy{policy, codec, exact};
+  VARVE_TRY(const TokenPolicy* tokens, FindTokenPolicy(policy));
+  return ResolvedPolicy{policy, codec, exact, tokens};
 }
 
 uint64_t Sealer::WorkspaceBytes(const ResolvedPolicy& policy) const {
@@ -65,7 +66,9 @@ uint64_t Sealer::WorkspaceBytes(const ResolvedPolicy& policy) const {
   identity.head_dim = geometry_.head_dim;
   identity.page_tokens = policy.policy.page_tokens;
   identity.num_tokens = policy.policy.page_tokens;
-  return 2 * tokens * TokenFloats() * sizeof(float) +
+  const uint64_t pruning =
+      policy.tokens == nullptr ? 0 : pruner_.WorkspaceBytes(policy.policy.page_tokens);
+  return 2 * tokens * TokenFloats() * sizeof(float) + pruning +
          std::max(SealedBytes(policy, identity), TailBytes(policy, identity));
 }
 
@@ -75,25 +78,51 @@ void Sealer::Reserve(const ResolvedPolicy& policy) {
     k_.resize(floats);
     v_.resize(floats);
   }
+  if (policy.tokens != nullptr) {
+    pruner_.Reserve(policy.policy.page_tokens);
+  }
+}
+
+int32_t Sealer::NumSinks(const ResolvedPolicy& policy, const PageIdentity& identity) const {
+  return static_cast<int32_t>(std::clamp<int64_t>(
+      policy.policy.sink_tokens - identity.first_position, 0, identity.num_tokens));
+}
+
+int32_t Sealer::MostKept(const ResolvedPolicy& policy, const PageIdentity& identity) const {
+  const int32_t rest = identity.num_tokens - NumSinks(policy, identity);
+  return policy.tokens == nullptr || rest == 0
+             ? rest
+             : policy.tokens->MostKept(
+                   pruner_.BudgetOf(policy.policy.keep, identity.key.first_layer, rest));
 }
 
 std::vector<Section> Sealer::SealedSections(const ResolvedPolicy& policy,
-                                            const PageIdentity& identity) const {
+                                            const PageIdentity& identity,
+                                            int32_t num_kept) const {
   const uint16_t layer = identity.key.first_layer;
-  const auto sinks = static_cast<int32_t>(std::clamp<int64_t>(
-      policy.policy.sink_tokens - identity.first_position, 0, identity.num_tokens));
+  const int32_t sinks = NumSinks(policy, identity);
+  const bool pruned = num_kept < identity.num_tokens - sinks;
   std::vector<Section> sections;
   if (sinks > 0) {
     sections.push_back(RunSection(*policy.exact, identity, layer, 0, sinks));
   }
-  if (sinks < identity.num_tokens) {
-    sections.push_back(
-        RunSection(*policy.codec, identity, layer, sinks, identity.num_tokens - sinks));
+  if (num_kept > 0) {
+    const auto row = static_cast<uint32_t>(sections.size());
+    Section run = RunSection(*policy.codec, identity, layer, sinks, num_kept);
     const RunContext context = ContextOf(*policy.codec, layer, 0);
-    sections.back().tables_hash = context.tables == nullptr ? 0 : context.tables->hash;
+    run.tables_hash = context.tables == nullptr ? 0 : context.tables->hash;
+    sections.push_back(run);
+    if (pruned) {
+      sections.push_back(TokenIndicesSection(identity, run, row));
+    }
+    if (pruned && policy.tokens->has_weights()) {
+      sections.push_back(TokenWeightsSection(identity, run, row));
+    }
+  } else if (pruned) {
+    sections.push_back(NothingKeptSection(layer));
   }
   // A sliding-window layer reads every page that it keeps: it has no use for bounds.
-  if (geometry_.layer_windows[layer] == 0) {
+  if (sinks + num_kept > 0 && geometry_.layer_windows[layer] == 0) {
     sections.push_back(KeyMinMaxSection(identity, layer));
   }
   return sections;
@@ -109,7 +138,25 @@ RunContext Sealer::ContextOf(const Codec& codec, int32_t layer, int64_t first_po
 }
 
 uint64_t Sealer::SealedBytes(const ResolvedPolicy& policy, const PageIdentity& identity) const {
-  return PageRecordBytes(SealedSections(policy, identity));
+  const int32_t most = MostKept(policy, identity);
+  const uint64_t bytes = PageRecordBytes(SealedSections(policy, identity, most));
+  // With one token less there are indices, which can cost more than the token.
+  return policy.tokens != nullptr && policy.tokens->size_depends_on_data() && most > 1
+             ? std::max(bytes, PageRecordBytes(SealedSections(policy, identity, most - 1)))
+             : bytes;
+}
+
+int32_t Sealer::KeptTokensOf(const ResolvedPolicy& policy,
+                             const PageIdentity& identity,
+                             uint64_t record_bytes) const {
+  const int32_t sinks = NumSinks(policy, identity);
+  int32_t kept = MostKept(policy, identity);
+  if (policy.tokens != nullptr && policy.tokens->size_depends_on_data()) {
+    while (kept > 1 && PageRecordBytes(SealedSections(policy, identity, kept)) != record_bytes) {
+      --kept;
+    }
+  }
+  return sinks + kept;
 }
 
 uint64_t Sealer::TailBytes(const ResolvedPolicy& policy, const PageIdentity& identity) const {
@@ -125,17 +172,33 @@ std::vector<std::byte> Sealer::Seal(const ResolvedPolicy& policy,
               identity.num_tokens <= policy.policy.page_tokens);
   policy.exact->Decode(
       ShapeOf(run.token_capacity), 0, identity.num_tokens, run.bytes, {}, k_.data(), v_.data());
-  const std::vector<Section> sections = SealedSections(policy, identity);
+  const KeptTokens* kept = Prune(policy, identity, run);
+  const int32_t sinks = NumSinks(policy, identity);
+  const int32_t num_kept = kept == nullptr ? identity.num_tokens - sinks : kept->num_kept;
+  const bool pruned = num_kept < identity.num_tokens - sinks;
+  const std::vector<Section> sections = SealedSections(policy, identity, num_kept);
   PageRecordWriter writer(identity, sections);
   for (size_t i = 0; i < sections.size(); ++i) {
     const Section& section = sections[i];
     if (section.kind == SectionKind::kKeyMinMax) {
-      BoundKeys(identity.num_tokens, writer.section(i));
+      BoundKeys(sinks + num_kept, writer.section(i));
+      continue;
+    }
+    if (section.kind != SectionKind::kRun) {
+      const bool weights = section.kind == SectionKind::kTokenWeights;
+      std::copy_n(weights ? reinterpret_cast<const std::byte*>(kept->weights.data())
+                          : reinterpret_cast<const std::byte*>(kept->indices.data()),
+                  section.bytes,
+                  writer.section(i).data());
       continue;
     }
     const Codec& codec = section.codec == policy.exact->id() ? *policy.exact : *policy.codec;
-    const RunContext context =
+    RunContext context =
         ContextOf(codec, section.layer, identity.first_position + section.first_token);
+    if (pruned && section.first_token == sinks) {
+      context.token_indices = kept->indices.data();
+      context.num_indices = num_kept;
+    }
     float* k = k_.data() + static_cast<size_t>(section.first_token) * TokenFloats();
     float* v = v_.data() + static_cast<size_t>(section.first_token) * TokenFloats();
     codec.Encode(ShapeOf(section.token_capacity),
@@ -151,6 +214,28 @@ std::vector<std::byte> Sealer::Seal(const ResolvedPolicy& policy,
         ShapeOf(section.token_capacity), 0, section.num_tokens, writer.section(i), context, k, v);
   }
   return std::move(writer).Finish();
+}
+
+// A run of which all tokens stay keeps its plain form, without indices, so that it costs what it
+// did and can be cut short for a reader.
+const KeptTokens* Sealer::Prune(const ResolvedPolicy& policy,
+                                const PageIdentity& identity,
+                                const UnsealedRun& run) {
+  const int32_t sinks = NumSinks(policy, identity);
+  const int32_t rest = identity.num_tokens - sinks;
+  if (policy.tokens == nullptr || rest == 0 ||
+      (MostKept(policy, identity) == rest && !policy.tokens->size_depends_on_data())) {
+    return nullptr;
+  }
+  return &pruner_.Prune(*policy.tokens,
+                        policy.policy.keep,
+                        run.queries,
+                        {.layer = identity.key.first_layer,
+                         .first_position = identity.first_position,
+                         .num_tokens = identity.num_tokens,
+                         .num_sinks = sinks,
+                         .k = k_.data(),
+                         .v = v_.data()});
 }
 
 void Sealer::BoundKeys(int32_t num_tokens, std::span<std::byte> out) const {

@@ -1,6 +1,9 @@
 // Turns unsealed runs into records and back: sealing (encode, summarise, checksum), and the compact
 // tail records by which an unsealed run survives a restart bit for bit.
 //
+// Pruning is a part of sealing: of the tokens behind the sinks, those that the token policy chooses
+// are gathered and encoded as the run, with their indices (and weights) beside it.
+//
 // Holds a workspace of two float pages, sized once for the largest page seen.
 // Threads: one caller at a time.
 #pragma once
@@ -12,6 +15,7 @@
 #include "kvstore/host_tier.h"
 #include "kvstore/kv_geometry.h"
 #include "kvstore/page_format.h"
+#include "kvstore/tokens/page_pruner.h"
 #include "proto/kv_policy.h"
 
 namespace varve {
@@ -21,6 +25,7 @@ struct ResolvedPolicy {
   KvPolicy policy;
   const Codec* codec = nullptr;
   const Codec* exact = nullptr;
+  const TokenPolicy* tokens = nullptr;  // null: all tokens stay
 
   // Errors: kInvalidArgument naming the field; also for a codec whose tables the model lacks.
   static Result<ResolvedPolicy> Resolve(const KvPolicy& policy, const KvGeometry& geometry);
@@ -31,12 +36,13 @@ struct UnsealedRun {
   int64_t first_position = 0;
   int32_t token_capacity = 0;  // up to the page's end
   std::vector<std::byte> bytes;
+  ObservedQueries queries;  // what the token policy wants to have seen; else empty
   HostCharge charge;
 };
 
 class Sealer {
  public:
-  explicit Sealer(const KvGeometry& geometry) : geometry_(geometry) {}
+  explicit Sealer(const KvGeometry& geometry) : geometry_(geometry), pruner_(geometry) {}
 
   // Bytes that Reserve(policy) makes this object and one record under construction hold.
   uint64_t WorkspaceBytes(const ResolvedPolicy& policy) const;
@@ -47,12 +53,19 @@ class Sealer {
   }
   // What the codec needs to know about a run of `layer` whose token 0 stands at `first_position`.
   RunContext ContextOf(const Codec& codec, int32_t layer, int64_t first_position) const;
-  // The record's size, known without its bytes.
+  // The record's size, known without its bytes; the most it may be, where what a page keeps depends
+  // on its numbers.
   uint64_t SealedBytes(const ResolvedPolicy& policy, const PageIdentity& identity) const;
+  // Of how many tokens of the page K and V are held: all, unless the policy prunes. With such a
+  // policy that lets the numbers decide, `record_bytes` says how many there are in a record of this
+  // size.
+  int32_t KeptTokensOf(const ResolvedPolicy& policy,
+                       const PageIdentity& identity,
+                       uint64_t record_bytes) const;
   uint64_t TailBytes(const ResolvedPolicy& policy, const PageIdentity& identity) const;
 
-  // The record of a full run: sinks in the exact codec, the rest in the policy's, key bounds for
-  // global layers. REQUIRES: identity.num_tokens == run.token_capacity.
+  // The record of a full run: sinks in the exact codec, what is kept of the rest in the policy's,
+  // key bounds for global layers. REQUIRES: identity.num_tokens == run.token_capacity.
   std::vector<std::byte> Seal(const ResolvedPolicy& policy,
                               const PageIdentity& identity,
                               const UnsealedRun& run);
@@ -64,14 +77,24 @@ class Sealer {
   void ReadTail(const ResolvedPolicy& policy, const PageRecord& record, UnsealedRun& run);
 
  private:
+  int32_t NumSinks(const ResolvedPolicy& policy, const PageIdentity& identity) const;
+  // The most tokens that stay behind the sinks.
+  int32_t MostKept(const ResolvedPolicy& policy, const PageIdentity& identity) const;
+  // The sections of a record that keeps `num_kept` tokens behind the sinks.
   std::vector<Section> SealedSections(const ResolvedPolicy& policy,
-                                      const PageIdentity& identity) const;
+                                      const PageIdentity& identity,
+                                      int32_t num_kept) const;
+  // Prunes k_ and v_. The result points into the pruner; null: everything stays.
+  const KeptTokens* Prune(const ResolvedPolicy& policy,
+                          const PageIdentity& identity,
+                          const UnsealedRun& run);
   void BoundKeys(int32_t num_tokens, std::span<std::byte> out) const;
   size_t TokenFloats() const {
     return static_cast<size_t>(geometry_.num_kv_heads) * static_cast<size_t>(geometry_.head_dim);
   }
 
   KvGeometry geometry_;
+  PagePruner pruner_;
   std::vector<float> k_;  // [page_tokens, num_kv_heads, head_dim]
   std::vector<float> v_;  // [page_tokens, num_kv_heads, head_dim]
 };

@@ -14,6 +14,9 @@ struct KvPolicy {
   int32_t sink_tokens = 4;           // first tokens of a context, exact for ever
   int32_t recent_window_tokens =
       128;  // newest tokens, exact: a page is sealed when all its tokens are older
+  // Which tokens stay when a page is sealed: "all", or a token policy (kvstore/tokens).
+  std::string tokens = "all";
+  double keep = 1.0;  // share of a sealed page's tokens that stay; the policy's file says how
 
   bool operator==(const KvPolicy&) const = default;
 };

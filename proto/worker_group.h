@@ -51,7 +51,10 @@ struct ContextUsage {
   int64_t num_pages = 0;    // sealed pages, over all layers and workers
   uint64_t host_bytes = 0;  // bytes of them that are resident
   uint64_t disk_bytes = 0;  // bytes written for pages and tail
-  uint64_t bf16_bytes = 0;  // the same tokens and layers in bf16
+  uint64_t bf16_bytes = 0;  // the same tokens and layers in bf16, as if none were pruned
+  // Tokens of pages and tail, counted once for each layer; and those of them that are kept.
+  int64_t layer_tokens = 0;
+  int64_t kept_layer_tokens = 0;
 };
 
 struct WorkerStats {

@@ -15,7 +15,8 @@ void AppendSequence(Rank& rank, int32_t layer, const Batch::Part& part) {
   const auto head_dim = static_cast<size_t>(rank.config.head_dim);
   const auto qo_heads = static_cast<size_t>(rank.config.num_qo_heads);
   const auto kv_heads = static_cast<size_t>(rank.config.num_kv_heads);
-  const float* k = rank.qkv.data() + part.first_token * rank.qkv_stride + qo_heads * head_dim;
+  const float* q = rank.qkv.data() + part.first_token * rank.qkv_stride;
+  const float* k = q + qo_heads * head_dim;
   rank.store.Append(part.work->sequence,
                     layer,
                     part.work->first_position,
@@ -23,6 +24,14 @@ void AppendSequence(Rank& rank, int32_t layer, const Batch::Part& part) {
                     k,
                     k + kv_heads * head_dim,
                     rank.qkv_stride);
+  if (part.observes_queries) {
+    rank.store.Observe(part.work->sequence,
+                       layer,
+                       part.work->first_position,
+                       static_cast<int32_t>(part.num_tokens),
+                       q,
+                       rank.qkv_stride);
+  }
 }
 
 // The state of the sequence's queries over this rank's pages, into rank.o and rank.lse.

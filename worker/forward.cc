@@ -190,7 +190,7 @@ Task RunLayer(Rank& rank, int32_t layer) {
 
   // 2. Own heads of q, k and v; every rank gets all.
   const bool stores_only = layer + 1 == rank.config.num_layers && !rank.batch.wants_logits;
-  ProjectQkv(rank, layer, !stores_only);
+  ProjectQkv(rank, layer, !stores_only || rank.batch.observes_queries);
   const SharedColumns heads{.data = rank.qkv.data(),
                             .rows = rank.num_tokens(),
                             .stride = rank.qkv_stride,

@@ -168,6 +168,8 @@ Result<ContextUsage> LocalWorkerGroup::GetContextUsage(ContextId context) {
     usage.host_bytes += one.host_bytes;
     usage.disk_bytes += one.disk_bytes;
     usage.bf16_bytes += one.bf16_bytes;
+    usage.layer_tokens += one.layer_tokens;
+    usage.kept_layer_tokens += one.kept_layer_tokens;
   }
   return usage;
 }

@@ -7,7 +7,11 @@
 namespace varve {
 
 KvGeometry ModelConfig::Geometry() const {
-  KvGeometry geometry{.num_kv_heads = num_kv_heads, .head_dim = head_dim};
+  KvGeometry geometry{.num_kv_heads = num_kv_heads,
+                      .head_dim = head_dim,
+                      .num_qo_heads = num_qo_heads,
+                      .sm_scale = sm_scale,
+                      .attn_softcap = attn_softcap};
   std::vector<std::shared_ptr<const Rope>> shared;
   std::transform(ropes.begin(),
                  ropes.end(),

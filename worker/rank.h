@@ -55,10 +55,12 @@ struct Batch {
     size_t index = 0;        // in the step's list of work
     size_t first_token = 0;  // of the batch
     size_t num_tokens = 0;
-    bool wants_logits = false;  // of some of its tokens
+    bool wants_logits = false;      // of some of its tokens
+    bool observes_queries = false;  // the store is shown them (KvStore::Observe)
   };
   std::vector<Part> parts;
   bool wants_logits = false;         // some part does
+  bool observes_queries = false;     // some part does
   std::vector<int32_t> tokens;       // [T]
   std::vector<int64_t> positions;    // [T]
   std::vector<size_t> token_counts;  // [num_ranks]; tokens whose skip connection a rank holds

@@ -89,12 +89,16 @@ ContextInfo ParseContext(const Json& object) {
   const Json usage = object.value("usage", Json::object());
   if (kv.is_object()) {
     info.codec = Field<std::string>(kv, "codec");
+    info.kv_tokens = Field<std::string>(kv, "tokens");
+    info.kv_keep = Field<double>(kv, "keep");
   }
   if (usage.is_object()) {
     info.pages = Field<int64_t>(usage, "pages");
     info.host_bytes = Field<uint64_t>(usage, "host_bytes");
     info.disk_bytes = Field<uint64_t>(usage, "disk_bytes");
     info.bf16_bytes = Field<uint64_t>(usage, "bf16_bytes");
+    info.layer_tokens = Field<int64_t>(usage, "layer_tokens");
+    info.kept_layer_tokens = Field<int64_t>(usage, "kept_layer_tokens");
   }
   info.json = object.dump();
   return info;
@@ -269,10 +273,16 @@ Result<void> ApiClient::DeleteContext(const std::string& name) const {
 
 Result<AppendReply> ApiClient::CreateContext(const std::string& name,
                                              std::string_view text,
-                                             const std::string& kv_codec) const {
+                                             const KvChoice& kv) const {
   Json body = {{"name", name}, {"text", text}};
-  if (!kv_codec.empty()) {
-    body["kv"] = {{"codec", kv_codec}};
+  if (!kv.codec.empty()) {
+    body["kv"]["codec"] = kv.codec;
+  }
+  if (!kv.tokens.empty()) {
+    body["kv"]["tokens"] = kv.tokens;
+  }
+  if (kv.keep) {
+    body["kv"]["keep"] = *kv.keep;
   }
   VARVE_TRY(const HttpResponse response,
             http_.Send({.method = "POST", .target = "/v1/contexts", .body = body.dump()}));

@@ -30,13 +30,24 @@ struct ContextInfo {
   std::string text_hash;             // XXH3-64 of the received text, in hex
   std::string model;
   std::string codec;
+  std::string kv_tokens;  // the token policy: "all", or the one that prunes
+  double kv_keep = 1;     // the share of tokens that it keeps
   int64_t created_at = 0;
   int64_t updated_at = 0;
   int64_t pages = 0;
   uint64_t host_bytes = 0;
   uint64_t disk_bytes = 0;
   uint64_t bf16_bytes = 0;
-  std::string json;  // the whole object, as the server sent it
+  int64_t layer_tokens = 0;       // tokens, counted once for each layer
+  int64_t kept_layer_tokens = 0;  // those of them that are kept
+  std::string json;               // the whole object, as the server sent it
+};
+
+// How a new context keeps its KV; what is absent is the server's to choose.
+struct KvChoice {
+  std::string codec;
+  std::string tokens;
+  std::optional<double> keep;
 };
 
 struct AppendReply {
@@ -81,10 +92,9 @@ class ApiClient {
   Result<std::optional<ContextInfo>> FindContext(const std::string& name) const;
   Result<ContextInfo> GetContext(const std::string& name) const;
   Result<void> DeleteContext(const std::string& name) const;
-  // `kv_codec` may be empty: the server's default.
   Result<AppendReply> CreateContext(const std::string& name,
                                     std::string_view text,
-                                    const std::string& kv_codec) const;
+                                    const KvChoice& kv) const;
   // Appends `text` behind the first `offset` bytes, whose hash is `hash`.
   Result<AppendReply> Append(const std::string& name,
                              uint64_t offset,

@@ -68,6 +68,20 @@ Result<void> List(const Options& options) {
   return {};
 }
 
+// Which tokens a context keeps, and how many they are by now.
+std::string KeptText(const ContextInfo& context) {
+  if (context.kv_tokens == "all" || context.kv_tokens.empty()) {
+    return "all tokens";
+  }
+  const double held = context.layer_tokens == 0 ? 1.0
+                                                : static_cast<double>(context.kept_layer_tokens) /
+                                                      static_cast<double>(context.layer_tokens);
+  return fmt::format("{} by {} ({:.1f} % of all tokens and layers)",
+                     context.kv_keep,
+                     context.kv_tokens,
+                     100 * held);
+}
+
 void PrintContext(const ContextInfo& context) {
   Table table({});
   table.AddRow({"name", context.name});
@@ -75,6 +89,7 @@ void PrintContext(const ContextInfo& context) {
       {"status", context.error.empty() ? context.status : context.status + ": " + context.error});
   table.AddRow({"model", context.model});
   table.AddRow({"codec", context.codec});
+  table.AddRow({"keeps", KeptText(context)});
   table.AddRow({"tokens",
                 context.tokens_pending > 0 ? fmt::format("{} ({} to come)",
                                                          FormatCount(context.tokens),

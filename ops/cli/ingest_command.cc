@@ -20,6 +20,8 @@ struct Options {
   std::string server = kDefaultServer;
   std::string name;
   std::string kv_codec;
+  std::string kv_tokens;
+  std::optional<double> kv_keep;
   std::vector<std::string> files;
   bool json = false;
   bool no_wait = false;
@@ -75,7 +77,9 @@ Result<IngestSummary> Ingest(const Options& options) {
   IngestProgress last;
   IngestSession session(
       client,
-      {.name = options.name, .kv_codec = options.kv_codec, .wait = !options.no_wait},
+      {.name = options.name,
+       .kv = {.codec = options.kv_codec, .tokens = options.kv_tokens, .keep = options.kv_keep},
+       .wait = !options.no_wait},
       text,
       [&](const IngestProgress& progress) {
         last = progress;
@@ -118,6 +122,16 @@ void AddIngestCommand(CLI::App& root, Invocation& chosen) {
                    options->kv_codec,
                    "How a new context keeps its KV, for example int8 (default: the server's)")
       ->type_name("CODEC");
+  command
+      ->add_option("--kv-tokens",
+                   options->kv_tokens,
+                   "Which tokens of a new context stay, for example snapkv (default: all)")
+      ->type_name("POLICY");
+  command
+      ->add_option("--keep",
+                   options->kv_keep,
+                   "The share of tokens that --kv-tokens keeps, above 0 and at most 1")
+      ->type_name("SHARE");
   command->add_flag("--no-wait",
                     options->no_wait,
                     "Return when all text is with the server; it goes on by itself");

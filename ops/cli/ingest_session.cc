@@ -47,20 +47,35 @@ Result<void> IngestSession::Begin() {
   if (!found) {
     return {};
   }
-  if (!options_.kv_codec.empty() && options_.kv_codec != found->codec) {
-    return Error{
-        ErrorCode::kConflict,
-        fmt::format(
-            "the context \"{}\" keeps its KV as {}, not {}; a context's codec cannot change",
-            options_.name,
-            found->codec,
-            options_.kv_codec)};
-  }
+  VARVE_RETURN_IF_ERROR(CheckKv(*found));
   exists_ = true;
   VARVE_RETURN_IF_ERROR(AcceptHeld(found->text_bytes_received, found->text_hash));
   summary_.resumed_at_bytes = sent_bytes_;
   summary_.tokens_before = found->tokens;
   summary_.context = std::move(*found);
+  return {};
+}
+
+Result<void> IngestSession::CheckKv(const ContextInfo& found) const {
+  const KvChoice& kv = options_.kv;
+  const auto differs = [&](std::string_view has, std::string_view wanted, std::string_view what) {
+    return Error{ErrorCode::kConflict,
+                 fmt::format("the context \"{}\" keeps {}, not {}; a context's {} cannot change",
+                             options_.name,
+                             has,
+                             wanted,
+                             what)};
+  };
+  if (!kv.codec.empty() && kv.codec != found.codec) {
+    return differs("its KV as " + found.codec, kv.codec, "codec");
+  }
+  if (!kv.tokens.empty() && kv.tokens != found.kv_tokens) {
+    return differs("tokens by " + found.kv_tokens, kv.tokens, "token policy");
+  }
+  if (kv.keep && *kv.keep != found.kv_keep) {
+    return differs(
+        fmt::format("{} of its tokens", found.kv_keep), fmt::format("{}", *kv.keep), "share");
+  }
   return {};
 }
 
@@ -126,7 +141,7 @@ Result<void> IngestSession::Upload() {
 
 Result<AppendReply> IngestSession::SendChunk(std::string_view chunk) {
   if (!exists_) {
-    return client_.CreateContext(options_.name, chunk, options_.kv_codec);
+    return client_.CreateContext(options_.name, chunk, options_.kv);
   }
   return client_.Append(options_.name, sent_bytes_, HashToHex(hasher_.Digest()), chunk);
 }

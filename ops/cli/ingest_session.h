@@ -18,8 +18,8 @@ namespace varve::cli {
 
 struct IngestOptions {
   std::string name;
-  std::string kv_codec;  // empty: the server's default
-  bool wait = true;      // until the context is ready
+  KvChoice kv;       // of a new context; one that exists must agree with it
+  bool wait = true;  // until the context is ready
   size_t chunk_bytes = size_t{1} << 20;
 };
 
@@ -41,14 +41,15 @@ class IngestSession {
                 std::string_view text,
                 std::function<void(const IngestProgress&)> on_progress);
 
-  // Errors: kConflict (the context holds another text or another codec), kCancelled (run it again
-  // to go on), kInternal (the context failed), and those of ApiClient.
+  // Errors: kConflict (the context holds another text or keeps its KV otherwise), kCancelled (run
+  // it again to go on), kInternal (the context failed), and those of ApiClient.
   Result<IngestSummary> Run();
 
  private:
   // Takes the server's state: how much of the text it holds. Errors: kConflict.
   Result<void> AcceptHeld(uint64_t held_bytes, const std::string& held_hash);
   Result<void> Begin();
+  Result<void> CheckKv(const ContextInfo& found) const;
   Result<void> Upload();
   Result<AppendReply> SendChunk(std::string_view chunk);
   Result<void> BackOff(const AppendReply& reply, int& tries);

@@ -48,7 +48,8 @@ TEST(Contexts, AreCreatedShownListedAndDeleted) {
   EXPECT_EQ(shown["kv"]["codec"], "bf16");
   EXPECT_EQ(shown["kv"]["recent_window_tokens"], 32);
   EXPECT_EQ(shown["usage"],
-            Json::parse(R"({"pages":0,"host_bytes":100,"disk_bytes":110,"bf16_bytes":200})"));
+            Json::parse(R"({"pages":0,"host_bytes":100,"disk_bytes":110,"bf16_bytes":200,)"
+                        R"("layer_tokens":20,"kept_layer_tokens":15})"));
   EXPECT_EQ(rig.workers.Stored("library")->manifest.policy.page_tokens, 64);
 
   const Json list = rig.Get("/v1/contexts").json();
@@ -198,6 +199,18 @@ TEST(Contexts, TheWorkersMayRefuseAPolicy) {
   EXPECT_EQ(rig.Get("/v1/contexts/a").status, 404);
 }
 
+TEST(Contexts, TakeTheTokenPolicyOfTheRequestAndTheHotCodec) {
+  CoordinatorRig rig;
+  const Json kv = {{"codec", {{"hot", "int4"}}}, {"tokens", "snapkv"}, {"keep", 0.25}};
+  const Json created = rig.Post("/v1/contexts", {{"name", "a"}, {"text", "t"}, {"kv", kv}}).json();
+  EXPECT_EQ(created["kv"]["codec"], "int4");
+  EXPECT_EQ(created["kv"]["tokens"], "snapkv");
+  EXPECT_EQ(created["kv"]["keep"], 0.25);
+  const Json plain = rig.Post("/v1/contexts", {{"name", "b"}, {"text", "t"}}).json();
+  EXPECT_EQ(plain["kv"]["tokens"], "all");
+  EXPECT_EQ(plain["kv"]["keep"], 1.0);
+}
+
 TEST(Contexts, RefusesByNameWhatIsWrong) {
   CoordinatorRig rig;
   rig.MakeContext("doc", "text");
@@ -230,6 +243,28 @@ TEST(Contexts, RefusesByNameWhatIsWrong) {
        "kv.sink_tokens",
        "from 0"},
       {"/v1/contexts", R"({"name":"a","text":"x","kv":{"codec":8}})", 400, "kv.codec", "string"},
+      {"/v1/contexts",
+       R"({"name":"a","text":"x","kv":{"codec":{}}})",
+       400,
+       "kv.codec.hot",
+       "required"},
+      {"/v1/contexts",
+       R"({"name":"a","text":"x","kv":{"codec":{"hot":"int8","warm":"int4"}}})",
+       400,
+       "kv.codec.warm",
+       "ladder"},
+      {"/v1/contexts",
+       R"({"name":"a","text":"x","kv":{"codec":{"hot":"int8","cold":"int2"}}})",
+       400,
+       "kv.codec.cold",
+       "ladder"},
+      {"/v1/contexts",
+       R"({"name":"a","text":"x","kv":{"codec":{"hot":"int8","tepid":"int4"}}})",
+       400,
+       "kv.codec.tepid",
+       "field"},
+      {"/v1/contexts", R"({"name":"a","text":"x","kv":{"tokens":1}})", 400, "kv.tokens", "string"},
+      {"/v1/contexts", R"({"name":"a","text":"x","kv":{"keep":2}})", 400, "kv.keep", "from 0"},
       {"/v1/contexts", R"({"name":)", 400, "", "not valid JSON"},
       {"/v1/contexts/doc/append",
        R"({"hash":"0000000000000000","text":"x"})",

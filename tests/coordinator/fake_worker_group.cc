@@ -289,7 +289,9 @@ Result<ContextUsage> FakeWorkerGroup::GetContextUsage(ContextId context) {
                       .num_pages = static_cast<int64_t>(num_tokens / 128),
                       .host_bytes = num_tokens * 10,
                       .disk_bytes = num_tokens * 11,
-                      .bf16_bytes = num_tokens * 20};
+                      .bf16_bytes = num_tokens * 20,
+                      .layer_tokens = static_cast<int64_t>(num_tokens) * 2,
+                      .kept_layer_tokens = static_cast<int64_t>(num_tokens) * 3 / 2};
 }
 
 std::vector<WorkerStats> FakeWorkerGroup::Stats() {

@@ -57,7 +57,7 @@ class FakeContext {
                  {"text_bytes", text.size()},
                  {"text_bytes_received", text.size()},
                  {"text_hash", HashToHex(Hash64(text))},
-                 {"kv", {{"codec", "int8"}}},
+                 {"kv", {{"codec", "int8"}, {"tokens", "l2norm"}, {"keep", 0.5}}},
                  {"usage", {{"disk_bytes", 4096}}}})
         .dump();
   }
@@ -154,9 +154,16 @@ TEST_F(IngestSessionTest, DoesNotTakeAnotherTextOfTheSameLengthForComplete) {
 }
 
 TEST_F(IngestSessionTest, RefusesAnotherCodec) {
-  ASSERT_OK(Ingest("the text", {.kv_codec = "int8"}));
-  EXPECT_OK(Ingest("the text", {.kv_codec = "int8"}));
-  EXPECT_ERROR(Ingest("the text", {.kv_codec = "bf16"}), ErrorCode::kConflict);
+  ASSERT_OK(Ingest("the text", {.kv = {.codec = "int8"}}));
+  EXPECT_OK(Ingest("the text", {.kv = {.codec = "int8"}}));
+  EXPECT_ERROR(Ingest("the text", {.kv = {.codec = "bf16"}}), ErrorCode::kConflict);
+}
+
+TEST_F(IngestSessionTest, RefusesAnotherTokenPolicyOrShare) {
+  ASSERT_OK(Ingest("the text", {.kv = {.tokens = "l2norm", .keep = 0.5}}));
+  EXPECT_OK(Ingest("the text", {.kv = {.tokens = "l2norm", .keep = 0.5}}));
+  EXPECT_ERROR(Ingest("the text", {.kv = {.tokens = "all"}}), ErrorCode::kConflict);
+  EXPECT_ERROR(Ingest("the text", {.kv = {.keep = 0.25}}), ErrorCode::kConflict);
 }
 
 TEST_F(IngestSessionTest, BacksOffWhileTheServerIsFull) {

@@ -21,6 +21,7 @@ using cli::kExitInterrupted;
 using cli::kExitOk;
 using cli::kExitUnreachable;
 using cli::kExitUsage;
+using testing::AllOf;
 using testing::HasSubstr;
 
 const std::vector<std::vector<std::string>> kCommands = {{},
@@ -201,8 +202,9 @@ TEST(CliClient, AnInterruptedIngestExitsWith130AndSaysHowToGoOn) {
 
 const char* const kContext =
     R"({"name":"notes","status":"ready","error":null,"tokens":2048,"text_bytes":9000,"text_bytes_received":9000,)"
-    R"("model":"mini","created_at":0,"updated_at":60,"kv":{"codec":"int8"},)"
-    R"("usage":{"pages":32,"host_bytes":1048576,"disk_bytes":2097152,"bf16_bytes":4194304}})";
+    R"("model":"mini","created_at":0,"updated_at":60,"kv":{"codec":"int8","tokens":"snapkv","keep":0.5},)"
+    R"("usage":{"pages":32,"host_bytes":1048576,"disk_bytes":2097152,"bf16_bytes":4194304,)"
+    R"("layer_tokens":8192,"kept_layer_tokens":5120}})";
 
 TEST(CliClient, ContextsAreListedAlignedOrAsJson) {
   FakeServer server([](const FakeRequest& request) {
@@ -217,7 +219,8 @@ TEST(CliClient, ContextsAreListedAlignedOrAsJson) {
       nlohmann::json::parse(RunVarve({"contexts", "ls", "--json", "--server", server.url()}).out);
   EXPECT_EQ(list.at(0).at("usage").at("pages"), 32);
   EXPECT_THAT(RunVarve({"contexts", "show", "notes", "--server", server.url()}).out,
-              HasSubstr("bytes/token  1024.0 (2048.0 as bf16)\n"));
+              AllOf(HasSubstr("bytes/token  1024.0 (2048.0 as bf16)\n"),
+                    HasSubstr("0.5 by snapkv (62.5 % of all tokens and layers)\n")));
   const auto shown = nlohmann::json::parse(
       RunVarve({"contexts", "show", "notes", "--json", "--server", server.url()}).out);
   EXPECT_EQ(shown.at("name"), "notes");

@@ -39,7 +39,9 @@ const std::set<std::string> kVolatile = {"id",
                                          "pages",
                                          "host_bytes",
                                          "disk_bytes",
-                                         "bf16_bytes"};
+                                         "bf16_bytes",
+                                         "layer_tokens",
+                                         "kept_layer_tokens"};
 
 void Normalise(Json& value) {
   if (value.is_object()) {

@@ -38,10 +38,30 @@ TEST(ContextFormatTest, RoundTripsAManifest) {
   EXPECT_EQ(decoded->policy, manifest.policy);
 }
 
-TEST(ContextFormatTest, WritesTheGoldenBytesOfVersion1) {
+TEST(ContextFormatTest, RoundTripsATokenPolicy) {
+  ContextManifest manifest = Manifest();
+  manifest.policy.tokens = "streaming";
+  manifest.policy.keep = 1.0 / 3;
+  const auto decoded =
+      DecodeManifest(ManifestRowKey(manifest.id, manifest.version), EncodeManifest(manifest));
+  ASSERT_OK(decoded);
+  EXPECT_EQ(decoded->policy, manifest.policy);
+}
+
+TEST(ContextFormatTest, ReadsManifestsOfVersion1AsKeepingAllTokens) {
+  const auto golden = ReadFile(VARVE_SOURCE_DIR "/tests/kvstore/golden/manifest_v1.bin");
+  ASSERT_OK(golden);
+  const auto decoded = DecodeManifest(ManifestRowKey(ContextId{77}, 3), *golden);
+  ASSERT_OK(decoded);
+  EXPECT_EQ(decoded->num_tokens, Manifest().num_tokens);
+  EXPECT_EQ(decoded->policy, Manifest().policy);
+  EXPECT_EQ(decoded->policy.tokens, "all");
+}
+
+TEST(ContextFormatTest, WritesTheGoldenBytesOfItsVersions) {
   const std::string text_row = TextRowKey(ContextId{77}, 3, TextKind::kText);
   for (const auto& [name, record] :
-       {std::pair("manifest_v1.bin", EncodeManifest(Manifest())),
+       {std::pair("manifest_v2.bin", EncodeManifest(Manifest())),
         std::pair("text_v1.bin", EncodeText(text_row, "What is written, stays."))}) {
     const std::string path = std::string(VARVE_SOURCE_DIR "/tests/kvstore/golden/") + name;
     if (std::getenv("VARVE_WRITE_GOLDEN") != nullptr) {

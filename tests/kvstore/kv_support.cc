@@ -33,6 +33,10 @@ float ValueAt(uint64_t salt, int32_t layer, int64_t position, int32_t channel) {
   return NumberAt(2 * salt + 1, layer, position, channel);
 }
 
+float QueryAt(uint64_t salt, int32_t layer, int64_t position, int32_t channel) {
+  return NumberAt(~salt, layer, position, channel);
+}
+
 Result<std::vector<SeenToken>> ReadStore(KvStore& store,
                                          const KvGeometry& geometry,
                                          SequenceId sequence,
@@ -135,6 +139,9 @@ Result<void> StoreGroup::Step(SequenceId sequence,
       store->Append(
           sequence, layer, first, num_tokens, k.data(), v.data(), static_cast<size_t>(channels));
     }
+    if (stores_[0]->ObservesQueries(sequence)) {
+      ShowQueries(sequence, salt, layer, first, num_tokens);
+    }
   }
   if (within) {
     within();
@@ -145,6 +152,23 @@ Result<void> StoreGroup::Step(SequenceId sequence,
     ended = ended ? std::move(one) : std::move(ended);
   }
   return ended;
+}
+
+void StoreGroup::ShowQueries(SequenceId sequence,
+                             uint64_t salt,
+                             int32_t layer,
+                             int64_t first,
+                             int32_t count) {
+  const int32_t channels = geometry_.num_qo_heads * geometry_.head_dim;
+  std::vector<float> q;
+  for (int64_t position = first; position < first + count; ++position) {
+    for (int32_t c = 0; c < channels; ++c) {
+      q.push_back(query_ ? query_(layer, position, c) : QueryAt(salt, layer, position, c));
+    }
+  }
+  for (auto& store : stores_) {
+    store->Observe(sequence, layer, first, count, q.data(), static_cast<size_t>(channels));
+  }
 }
 
 Result<void> StoreGroup::CreateContext(const ContextManifest& manifest) {

@@ -23,6 +23,9 @@ KvGeometry MakeGeometry(int32_t num_kv_heads, int32_t head_dim, std::vector<int6
 float KeyAt(uint64_t salt, int32_t layer, int64_t position, int32_t channel);
 float ValueAt(uint64_t salt, int32_t layer, int64_t position, int32_t channel);
 
+// The same of queries, where a geometry has heads for them.
+float QueryAt(uint64_t salt, int32_t layer, int64_t position, int32_t channel);
+
 // One token as a reader sees it.
 struct SeenToken {
   int64_t position = 0;
@@ -61,6 +64,10 @@ class StoreGroup {
                     uint64_t salt,
                     int32_t num_tokens,
                     const std::function<void()>& within = {});
+  // Queries of later steps, by layer, position and channel; without it they are QueryAt(salt, ...).
+  void SetQuery(std::function<float(int32_t, int64_t, int32_t)> query) {
+    query_ = std::move(query);
+  }
   Result<void> CreateContext(const ContextManifest& manifest);
   Result<void> RecoverContext(const ContextManifest& manifest);
   Result<void> Prepare(SequenceId sequence, const ContextManifest& manifest);
@@ -79,8 +86,11 @@ class StoreGroup {
   void ExpectWithinBudget();
 
  private:
+  void ShowQueries(SequenceId sequence, uint64_t salt, int32_t layer, int64_t first, int32_t count);
+
   KvGeometry geometry_;
   DiskTier* disk_;
+  std::function<float(int32_t, int64_t, int32_t)> query_;
   std::vector<std::unique_ptr<KvStore>> stores_;
 };
 

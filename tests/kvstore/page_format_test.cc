@@ -210,7 +210,6 @@ TEST(PageFormatTest, RefusesSectionsThatDoNotFit) {
   }
 }
 
-// Later builds prune tokens; this one reads such pages already.
 TEST(PageFormatTest, ReadsPrunedRuns) {
   const PageIdentity identity = SmallIdentity();
   const ResolvedPolicy policy = SmallPolicy();

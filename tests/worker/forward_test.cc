@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "proto/base/rng.h"
 #include "tests/worker/group_rig.h"
 
 namespace varve {
@@ -116,6 +117,37 @@ TEST_P(ForwardOfModel, AnyNumberOfWorkersGeneratesTheSameTokens) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Goldens, ForwardOfModel, testing::ValuesIn(kModels));
+
+// A step without logits leaves out what nobody reads of the last layer, but not the queries that a
+// token policy judges by.
+TEST(Forward, WhatATokenPolicyKeepsDoesNotDependOnWhoWantsLogits) {
+  for (const int workers : {1, 3}) {
+    SCOPED_TRACE(workers);
+    GroupRig rig(GoldenDir("smollm3"), workers);
+    KvPolicy policy = ExactPolicy(/*page_tokens=*/8);
+    policy.tokens = "h2o";
+    policy.keep = 0.3;
+    Rng rng(1);
+    std::vector<int32_t> tokens(101);
+    for (int32_t& token : tokens) {
+      token = static_cast<int32_t>(rng.Below(96));
+    }
+    const SequenceId with_logits = rig.OpenPrivate(policy);
+    const std::vector<float> all = rig.Feed(with_logits, tokens, 10);
+    const SequenceId without = rig.OpenPrivate(policy);
+    for (int64_t first = 0; first < 100; first += 10) {
+      rig.StepOne({.sequence = without,
+                   .first_position = first,
+                   .tokens = {tokens.begin() + first, tokens.begin() + first + 10}});
+    }
+    const std::vector<float> last =
+        rig.Feed(without, std::span<const int32_t>(tokens).last(1), 1, 100);
+    EXPECT_LT(RelativeDifference(last, std::span<const float>(all).last(last.size())), 1e-5);
+    const SequenceId whole = rig.OpenPrivate(ExactPolicy(/*page_tokens=*/8));
+    const std::vector<float> exact = rig.Feed(whole, tokens, 10);
+    EXPECT_GT(RelativeDifference(last, std::span<const float>(exact).last(last.size())), 1e-3);
+  }
+}
 
 }  // namespace
 }  // namespace varve

@@ -47,6 +47,15 @@ class FaultyStore final : public KvStore {
               size_t stride) override {
     real_->Append(s, layer, first, count, k, v, stride);
   }
+  bool ObservesQueries(SequenceId s) const override { return real_->ObservesQueries(s); }
+  void Observe(SequenceId s,
+               int32_t layer,
+               int64_t first,
+               int32_t count,
+               const float* q,
+               size_t stride) override {
+    real_->Observe(s, layer, first, count, q, stride);
+  }
   std::unique_ptr<PageCursor> Read(SequenceId s,
                                    int32_t layer,
                                    int64_t first,

@@ -112,7 +112,8 @@ class Bench {
 
   Result<ContextInfo> Ingest(const std::string& text) const {
     IngestSession session(
-        *client_, {.name = kContextName, .kv_codec = options_.codec}, text, [](const auto&) {});
+        *client_, {.name = kContextName, .kv = {.codec = options_.codec}}, text, [](const auto&) {
+        });
     VARVE_TRY(IngestSummary summary, session.Run());
     return std::move(summary.context);
   }

@@ -1,0 +1,60 @@
+// The rows of a page record's section table.
+#include "kvstore/page_format.h"
+
+namespace varve {
+
+Section RunSection(const Codec& codec,
+                   const PageIdentity& identity,
+                   uint16_t layer,
+                   int32_t first_token,
+                   int32_t num_tokens) {
+  Section section;
+  section.kind = SectionKind::kRun;
+  section.layer = layer;
+  section.codec = codec.id();
+  section.codec_version = codec.version();
+  section.first_token = first_token;
+  section.num_tokens = num_tokens;
+  section.token_capacity = num_tokens;
+  section.bytes = codec.EncodedBytes({identity.num_kv_heads, identity.head_dim, num_tokens});
+  return section;
+}
+
+Section TokenIndicesSection(const PageIdentity& identity, const Section& kept_run, uint32_t run) {
+  Section section;
+  section.kind = SectionKind::kTokenIndices;
+  section.layer = kept_run.layer;
+  section.num_tokens = kept_run.num_tokens;
+  section.run = run;
+  section.bytes = sizeof(int32_t) * static_cast<size_t>(identity.num_kv_heads) *
+                  static_cast<size_t>(kept_run.num_tokens);
+  return section;
+}
+
+Section TokenWeightsSection(const PageIdentity& identity, const Section& kept_run, uint32_t run) {
+  Section section = TokenIndicesSection(identity, kept_run, run);
+  section.kind = SectionKind::kTokenWeights;
+  return section;
+}
+
+Section NothingKeptSection(uint16_t layer) {
+  Section section;
+  section.kind = SectionKind::kTokenIndices;
+  section.layer = layer;
+  section.run = kNoRun;
+  return section;
+}
+
+Section KeyMinMaxSection(const PageIdentity& identity, uint16_t layer) {
+  Section section;
+  section.kind = SectionKind::kKeyMinMax;
+  section.layer = layer;
+  section.codec = CodecId::kBf16;
+  section.codec_version = kKeyMinMaxVersion;
+  section.num_tokens = identity.num_tokens;
+  section.bytes = size_t{2} * sizeof(uint16_t) * static_cast<size_t>(identity.num_kv_heads) *
+                  static_cast<size_t>(identity.head_dim);
+  return section;
+}
+
+}  // namespace varve

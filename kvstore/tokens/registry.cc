@@ -1,0 +1,86 @@
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include <fmt/format.h>
+
+#include "kvstore/tokens/policies.h"
+
+namespace varve {
+namespace {
+
+constexpr std::string_view kAll = "all";
+constexpr std::string_view kClusterKv = "clusterkv";
+
+Error Refusal(ErrorCode code, std::string what) {
+  return Error{code, "kv policy: " + std::move(what)};
+}
+
+Error NoSuchPolicy(std::string_view name) {
+  std::string names(kAll);
+  for (const TokenPolicy* policy : AllTokenPolicies()) {
+    names += fmt::format(", {}", policy->name());
+  }
+  return Refusal(ErrorCode::kInvalidArgument,
+                 fmt::format("there is no token policy '{}'; there are {}", name, names));
+}
+
+}  // namespace
+
+std::span<const TokenPolicy* const> AllTokenPolicies() {
+  static const TokenPolicy* const kPolicies[] = {
+      &StreamingPolicy(),
+      &L2NormPolicy(),
+      &H2OPolicy(),
+      &SnapKvPolicy(),
+      &PyramidKvPolicy(),
+      &PrefixKvPolicy(),
+      &DBudgetPolicy(),
+      &KvCrushPolicy(),
+      &BalanceKvPolicy(),
+  };
+  return kPolicies;
+}
+
+int32_t TokenPolicy::MostKept(const TokenBudget& budget) const {
+  if (budget.keep <= 0) {
+    return 0;
+  }
+  // A product that is whole but for its last bit is whole.
+  const auto share = static_cast<int32_t>(std::ceil(budget.keep * budget.num_tokens - 1e-9));
+  return std::min(std::max(share, 1), budget.num_tokens);
+}
+
+Result<const TokenPolicy*> FindTokenPolicy(const KvPolicy& policy) {
+  if (policy.tokens == kClusterKv) {
+    return Refusal(ErrorCode::kUnsupported,
+                   "clusterkv keeps every token and chooses which to read: it needs selective "
+                   "attention, which this build does not have. Keep all tokens with \"all\"");
+  }
+  const bool all = policy.tokens == kAll;
+  const TokenPolicy* found = nullptr;
+  for (const TokenPolicy* candidate : AllTokenPolicies()) {
+    found = candidate->name() == policy.tokens ? candidate : found;
+  }
+  if (!all && found == nullptr) {
+    return NoSuchPolicy(policy.tokens);
+  }
+  if (all && policy.keep != 1) {
+    return Refusal(ErrorCode::kInvalidArgument,
+                   fmt::format("keep is {} with tokens \"all\", which keeps every token; leave it "
+                               "out, or name the token policy that chooses",
+                               policy.keep));
+  }
+  const bool may_be_zero = !all && found->may_keep_nothing();
+  const bool in_range = policy.keep <= 1 && (may_be_zero ? policy.keep >= 0 : policy.keep > 0);
+  if (!in_range) {
+    return Refusal(ErrorCode::kInvalidArgument,
+                   fmt::format("keep is {}; with tokens \"{}\" it must be {}0 and at most 1",
+                               policy.keep,
+                               policy.tokens,
+                               may_be_zero ? "at least " : "above "));
+  }
+  return found;
+}
+
+}  // namespace varve
