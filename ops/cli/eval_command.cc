@@ -8,6 +8,7 @@
 
 #include "ops/cli/commands.h"
 #include "ops/cli/eval/lab.h"
+#include "ops/cli/eval/report.h"
 #include "ops/cli/exit_code.h"
 #include "ops/cli/local_server.h"
 #include <CLI/CLI.hpp>
@@ -24,6 +25,11 @@ constexpr const char* kFooter =
     "log-likelihood. static_...: the same for KV that was computed exactly and compressed then.\n"
     "retrieval    Facts in documents, asked after the document was compressed; exact match and its "
     "95 % interval.\n"
+    "planted      Attention over up to millions of tokens without a model: does it still find a "
+    "needle?\n"
+    "rate         Bits against squared error on Gaussian values and on the model's own K and V, "
+    "beside the bounds.\n"
+    "tradeoff     Many tokens in few bits against few tokens in many, at equal bytes.\n"
     "BPE: bits kept for each value of a token's K and V, with all that is stored beside the codes.";
 
 int RunEval(const EvalOptions& options) {
@@ -41,6 +47,13 @@ int RunEval(const EvalOptions& options) {
       return ReportError(written.error());
     }
   }
+  if (!options.out_dir.empty()) {
+    const Result<std::string> written = WriteReport(options.out_dir, *rows);
+    if (!written) {
+      return ReportError(written.error());
+    }
+    fmt::print(stderr, "eval: {}\n", *written);
+  }
   return kExitOk;
 }
 
@@ -53,8 +66,8 @@ void ApplyQuick(const CLI::App& command, EvalOptions* options) {
     }
   };
   set("--tokens", &options->tokens, int64_t{1024});
-  set("--questions", &options->questions, int64_t{15});
-  set("--document-tokens", &options->document_tokens, std::vector<int64_t>{1536});
+  set("--questions", &options->questions, int64_t{12});
+  set("--document-tokens", &options->document_tokens, std::vector<int64_t>{2048});
 }
 
 void AddWhat(CLI::App* command, EvalOptions* options) {
@@ -107,6 +120,13 @@ void AddHowMuch(CLI::App* command, EvalOptions* options) {
                    "Retrieval: questions of each task and length, at least")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  command
+      ->add_option("--planted-tokens",
+                   options->planted_tokens,
+                   "Planted: lengths at which needles are looked for")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command->add_option("--seed", options->seed, "Same seed, same documents")->capture_default_str();
   options->threads = NumUsableCores();
   command->add_option("--threads", options->threads, "Threads")
@@ -126,6 +146,11 @@ void AddEvalCommand(CLI::App& root, Invocation& chosen) {
   command->add_flag("--quick", *quick, "Smaller sizes: 15 minutes on two cores with SmolLM2-135M");
   command->add_option("--json", options->json_file, "Also write the rows to this file")
       ->type_name("FILE");
+  command
+      ->add_option("--out",
+                   options->out_dir,
+                   "Write results.json, table.md and plots (PNG, SVG) into this directory")
+      ->type_name("DIR");
   command->footer(kFooter);
   command->callback([command, &chosen, options, quick] {
     if (*quick) {

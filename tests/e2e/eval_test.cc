@@ -1,4 +1,6 @@
 // `varve eval`: its table orders codecs as their errors do, and bad input is named.
+#include <map>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -114,6 +116,53 @@ TEST_F(EvalTest, QuickHasDivergenceAndRetrievalOfACodecInOneRow) {
   EXPECT_THAT(result.err, HasSubstr("retrieval, mini x1"));  // the progress bar
 }
 
+TEST_F(EvalTest, OutHasRowsTablesAndPlotsWhereThereIsMatplotlib) {
+  const std::string out = files_.File("new/out");
+  const RunResult result = Eval({"--parts",
+                                 "rate,planted",
+                                 "--planted-tokens",
+                                 "32768",
+                                 "--codecs",
+                                 "rot4,rot2",
+                                 "--out",
+                                 out});
+  ASSERT_EQ(result.exit_code, cli::kExitOk) << result.err;
+  const nlohmann::json rows = nlohmann::json::parse(ReadFile(out + "/results.json").value());
+  std::map<std::string, int> counts;
+  for (const nlohmann::json& row : rows) {
+    ++counts[row.at("part").get<std::string>() + " " + row.at("model").get<std::string>()];
+  }
+  EXPECT_EQ(counts["rate gaussian"], 2 + 20);  // and the reference lines
+  EXPECT_EQ(counts["rate mini"], 2);
+  EXPECT_EQ(counts["planted synthetic"], 2);
+  EXPECT_THAT(ReadFile(out + "/table.md").value(), HasSubstr("## planted"));
+  if (varve::Run({"/usr/bin/env", "python3", "-c", "import matplotlib"}).exit_code != 0 &&
+      varve::Run({"/usr/bin/python3", "-c", "import matplotlib"}).exit_code != 0) {
+    EXPECT_THAT(result.err, HasSubstr("install python3-matplotlib"));
+    return;
+  }
+  EXPECT_THAT(result.err, HasSubstr("and plots"));
+  for (const char* name : {"rate", "planted"}) {
+    EXPECT_EQ(ReadFile(out + "/" + name + ".png")->substr(1, 3), "PNG");
+    EXPECT_THAT(ReadFile(out + "/" + name + ".svg").value(), HasSubstr("</svg>"));
+  }
+  EXPECT_FALSE(FileExists(out + "/kl.png"));  // was not measured
+}
+
+TEST_F(EvalTest, WithoutPythonEverythingButThePlotsIsWritten) {
+  // What Python finds first under this name is no matplotlib.
+  ASSERT_OK(WriteFileAtomically(files_.File("matplotlib.py"), "raise ImportError('none')\n"));
+  const std::string out = files_.File("out");
+  const RunResult result = RunVarve(
+      {"eval", "--model", TestModelDir(), "--parts", "rate", "--codecs", "rot4", "--out", out},
+      {.environment = {{"PYTHONPATH", files_.path()}}, .timeout_s = 100});
+  ASSERT_EQ(result.exit_code, cli::kExitOk) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("no plots: install python3-matplotlib (`ops/packages eval`)"));
+  EXPECT_TRUE(FileExists(out + "/results.json"));
+  EXPECT_TRUE(FileExists(out + "/table.md"));
+  EXPECT_FALSE(FileExists(out + "/rate.png"));
+}
+
 TEST_F(EvalTest, SaysWhatIsWrong) {
   const RunResult codec = Eval({"--text", text_, "--tokens", "300", "--codecs", "int5"});
   EXPECT_EQ(codec.exit_code, cli::kExitUsage);
@@ -126,6 +175,8 @@ TEST_F(EvalTest, SaysWhatIsWrong) {
   EXPECT_THAT(unscored.err, HasSubstr("more than 256 tokens"));
   const std::vector<std::pair<std::vector<std::string>, std::string>> refused = {
       {{"--parts", "taste"}, "there is no part 'taste'; there are: divergence, retrieval"},
+      {{"--parts", "tradeoff"}, "name a policy that prunes with --policies; there are: full"},
+      {{"--parts", "planted", "--planted-tokens", "1000"}, "--planted-tokens 1000"},
       {{"--policies", "forget"}, "there is no token policy 'forget'; there are: full"},
       {{"--bits", "0.5"}, "--bits 0.5"},
       {{"--outliers", "0"}, "--outliers 0"},
@@ -137,6 +188,11 @@ TEST_F(EvalTest, SaysWhatIsWrong) {
     EXPECT_EQ(result.exit_code, cli::kExitUsage) << says;
     EXPECT_THAT(result.err, HasSubstr(says));
   }
+  ASSERT_OK(WriteFileAtomically(files_.File("file"), ""));
+  const RunResult no_directory =
+      Eval({"--parts", "rate", "--codecs", "rot4", "--out", files_.File("file") + "/below"});
+  EXPECT_EQ(no_directory.exit_code, cli::kExitFailure);
+  EXPECT_THAT(no_directory.err, HasSubstr("below"));
   const RunResult no_file = Eval({"--text", files_.File("none")});
   EXPECT_EQ(no_file.exit_code, cli::kExitFailure);
   EXPECT_THAT(no_file.err, HasSubstr("none"));

@@ -16,26 +16,26 @@ double IndexBits(const RunShape& page) {
   return 32.0 / (2.0 * page.head_dim);
 }
 
-double KeptBits(const Codec& codec, const TokenPolicy& policy, const RunShape& page) {
+double KeptBits(const Codec& codec, const PolicyChoice& policy, const RunShape& page) {
   const double bits = codec.BitsPerValue(page);
   return policy.keep < 1 ? policy.keep * (bits + IndexBits(page)) : bits;
 }
 
 }  // namespace
 
-std::string TokenPolicy::Label() const {
+std::string PolicyChoice::Label() const {
   return name == kFullPolicy ? name : fmt::format("{}:{:.3g}", name, keep);
 }
 
-std::span<const std::string_view> TokenPolicyNames() {
+std::span<const std::string_view> PolicyNames() {
   static constexpr std::string_view kNames[] = {kFullPolicy};
   return kNames;
 }
 
-Result<TokenPolicy> ParseTokenPolicy(const std::string& label) {
+Result<PolicyChoice> ParsePolicyChoice(const std::string& label) {
   const size_t colon = label.find(':');
-  TokenPolicy policy{.name = label.substr(0, colon), .keep = 1};
-  const auto names = TokenPolicyNames();
+  PolicyChoice policy{.name = label.substr(0, colon), .keep = 1};
+  const auto names = PolicyNames();
   if (std::find(names.begin(), names.end(), policy.name) == names.end()) {
     return Error{
         ErrorCode::kInvalidArgument,
@@ -96,7 +96,7 @@ Result<std::vector<Candidate>> MakeCandidates(const EvalOptions& options, const 
   }
   std::vector<Candidate> candidates;
   for (const std::string& label : options.policies) {
-    VARVE_TRY(const TokenPolicy policy, ParseTokenPolicy(label));
+    VARVE_TRY(const PolicyChoice policy, ParsePolicyChoice(label));
     for (const Codec* codec : codecs) {
       const double bpe = KeptBits(*codec, policy, page);
       if (options.max_bits == 0 || bpe <= options.max_bits) {
@@ -119,7 +119,7 @@ std::vector<Candidate> EqualByteCandidates(std::span<const Codec* const> codecs,
   std::vector<Candidate> candidates;
   for (const Codec* codec : codecs) {
     const double bits = codec->BitsPerValue(page);
-    TokenPolicy policy{.name = policy_name, .keep = 1};
+    PolicyChoice policy{.name = policy_name, .keep = 1};
     if (bits > budget_bits) {
       policy.keep = std::min(1.0, budget_bits / (bits + IndexBits(page)));
     }

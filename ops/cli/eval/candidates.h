@@ -19,23 +19,23 @@ namespace varve::cli {
 inline constexpr std::string_view kExactCodec = "f32";
 
 // A token policy and the share of the tokens that it keeps.
-struct TokenPolicy {
-  std::string name = "full";  // of TokenPolicyNames()
+struct PolicyChoice {
+  std::string name = "full";  // of PolicyNames()
   double keep = 1;            // in (0, 1]; 1: every token
 
   // "full", or NAME:KEEP.
   std::string Label() const;
-  bool operator==(const TokenPolicy&) const = default;
+  bool operator==(const PolicyChoice&) const = default;
 };
 
 // The policies of this build, the one that keeps every token first.
-std::span<const std::string_view> TokenPolicyNames();
+std::span<const std::string_view> PolicyNames();
 // Reads a label. kInvalidArgument naming what is wrong and what there is.
-Result<TokenPolicy> ParseTokenPolicy(const std::string& label);
+Result<PolicyChoice> ParsePolicyChoice(const std::string& label);
 
 struct Candidate {
   const Codec* codec = nullptr;
-  TokenPolicy policy;
+  PolicyChoice policy;
   double bpe = 0;  // bits kept for each value of a context's tokens, metadata and pruning counted
 
   // How a context is kept that is measured with this candidate. Sinks and newest tokens are f32, so

@@ -26,7 +26,7 @@ struct EvalOptions {
   int64_t questions = 200;  // of each task and length, at least
 
   // Planted needles: the lengths at which they are looked for.
-  std::vector<int64_t> planted_tokens = {65'536, 262'144, 1'048'576};
+  std::vector<int64_t> planted_tokens = {65'536, 262'144, 1'048'576, 10'485'760};
 
   uint64_t seed = 1;
   int threads = 0;        // 0: all cores

@@ -72,6 +72,26 @@ std::vector<int64_t> DefaultLengths(int64_t max_positions) {
   return lengths.empty() ? std::vector<int64_t>{max_positions - kQuestionTokens} : lengths;
 }
 
+// Moves what all questions begin with, as a template's system message, behind the document, so that
+// it is computed once and not for each question. No question is in it.
+void ShareBeginning(Document* document) {
+  std::vector<int32_t> shared = document->questions.front().tokens;
+  for (const AskedQuestion& question : document->questions) {
+    const auto end =
+        std::mismatch(shared.begin(), shared.end(), question.tokens.begin(), question.tokens.end())
+            .first;
+    shared.erase(end, shared.end());
+  }
+  for (AskedQuestion& question : document->questions) {
+    question.tokens.erase(question.tokens.begin(),
+                          question.tokens.begin() + static_cast<std::ptrdiff_t>(shared.size()));
+    for (size_t& place : question.scored) {
+      place -= shared.size();
+    }
+  }
+  document->tokens.insert(document->tokens.end(), shared.begin(), shared.end());
+}
+
 Result<Document> MakeDocument(int64_t length,
                               const LabText& text,
                               uint64_t seed,
@@ -107,6 +127,7 @@ Result<Document> MakeDocument(int64_t length,
     }
     document.questions.push_back(std::move(asked));
   }
+  ShareBeginning(&document);
   return document;
 }
 

@@ -22,7 +22,7 @@ TEST(Candidates, AreAllCodecsThatLoseSomething) {
   ASSERT_EQ(candidates->size(), AllCodecs().size() - 1);
   for (const Candidate& candidate : *candidates) {
     EXPECT_NE(candidate.codec->name(), kExactCodec);
-    EXPECT_EQ(candidate.policy, TokenPolicy());
+    EXPECT_EQ(candidate.policy, PolicyChoice());
     EXPECT_EQ(candidate.bpe, candidate.codec->BitsPerValue(kPage));
     EXPECT_EQ(candidate.Kv().codec, candidate.codec->name());
     EXPECT_EQ(candidate.Kv().exact_codec, "f32");
@@ -55,13 +55,13 @@ TEST(Candidates, RefuseByName) {
               HasSubstr("no token policy 'no-such-policy'; there are: full"));
 }
 
-TEST(TokenPolicy, FullKeepsAll) {
-  ASSERT_OK(ParseTokenPolicy("full"));
-  EXPECT_EQ(ParseTokenPolicy("full")->Label(), "full");
-  EXPECT_EQ(ParseTokenPolicy("full:1")->keep, 1);
+TEST(PolicyChoice, FullKeepsAll) {
+  ASSERT_OK(ParsePolicyChoice("full"));
+  EXPECT_EQ(ParsePolicyChoice("full")->Label(), "full");
+  EXPECT_EQ(ParsePolicyChoice("full:1")->keep, 1);
   for (const char* label :
        {"full:0.5", "full:0", "full:2", "full:x", "full:", "full:1x", "full:nan"}) {
-    const auto policy = ParseTokenPolicy(label);
+    const auto policy = ParsePolicyChoice(label);
     ASSERT_FALSE(policy) << label;
     EXPECT_THAT(policy.error().message, HasSubstr(label));
   }
