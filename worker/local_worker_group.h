@@ -77,6 +77,7 @@ class LocalWorkerGroup final : public WorkerGroup {
   // What one worker holds, for tests and diagnosis.
   std::vector<KvStore::HeldPage> HeldPages(int worker);
   const ModelConfig& config() const { return config_; }
+  const CodecTableSet* codec_tables() const { return geometry_.codec_tables.get(); }  // may be null
 
  private:
   LocalWorkerGroup(const LocalWorkerGroupOptions& options,

@@ -1,117 +1,165 @@
-// `varve eval`. Next: ops/cli/eval/divergence_eval.h
+// `varve eval`, the quality lab. Next: ops/cli/eval/lab.h
 #include <cstdio>
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include "proto/base/file.h"
 #include "proto/base/log.h"
 
 #include "ops/cli/commands.h"
-#include "ops/cli/eval/divergence_eval.h"
+#include "ops/cli/eval/lab.h"
+#include "ops/cli/eval/report.h"
 #include "ops/cli/exit_code.h"
 #include "ops/cli/local_server.h"
 #include "ops/cli/settings.h"
-#include "ops/cli/table.h"
 #include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
 
 namespace varve::cli {
 namespace {
 
-void ShowProgress(int64_t done, int64_t total) {
-  if (isatty(STDERR_FILENO) != 0) {
-    fmt::print(stderr, "\reval: {} of {} blocks{}", done, total, done == total ? "\n" : "");
-    std::fflush(stderr);
-  } else if (done == total || done % 16 == 0) {
-    fmt::print(stderr, "eval: {} of {} blocks\n", done, total);
-  }
-}
-
-std::string FormatRows(const std::vector<DivergenceRow>& rows) {
-  Table table({"CODEC", "BPE", "KL MEAN", "KL P99.9", "TOP-1", "NLL DELTA", "POSITIONS"});
-  for (const DivergenceRow& row : rows) {
-    table.AddRow({row.codec,
-                  fmt::format("{:.3f}", row.bpe),
-                  fmt::format("{:.5f}", row.kl_mean),
-                  fmt::format("{:.4f}", row.kl_p999),
-                  fmt::format("{:.4f}", row.top1),
-                  fmt::format("{:.5f}", row.nll_delta),
-                  fmt::format("{}", row.positions)});
-  }
-  return table.Format();
-}
-
-std::string ToJson(const std::vector<DivergenceRow>& rows) {
-  nlohmann::ordered_json list = nlohmann::ordered_json::array();
-  for (const DivergenceRow& row : rows) {
-    list.push_back({{"codec", row.codec},
-                    {"policy", "full"},
-                    {"bpe", row.bpe},
-                    {"kl_mean", row.kl_mean},
-                    {"kl_p999", row.kl_p999},
-                    {"top1", row.top1},
-                    {"nll_delta", row.nll_delta},
-                    {"positions", row.positions}});
-  }
-  return list.dump(1) + "\n";
-}
+constexpr const char* kFooter =
+    "divergence   The text runs through the model in blocks of 128 tokens; earlier blocks are seen "
+    "as "
+    "codec and policy keep\n             them, except for the first 4 and the newest 128 to 255 "
+    "tokens. Predictions are compared with those of exact\n             KV (f32): KL divergence in "
+    "nats, share of equal likeliest tokens, increase of the text's negative\n             "
+    "log-likelihood. static_...: the same for KV that was computed exactly and compressed then.\n"
+    "retrieval    Facts in documents, asked after the document was compressed; exact match and its "
+    "95 % interval.\n"
+    "planted      Attention over up to millions of tokens without a model: does it still find a "
+    "needle?\n"
+    "rate         Bits against squared error on Gaussian values and on the model's own K and V, "
+    "beside the bounds.\n"
+    "tradeoff     Many tokens in few bits against few tokens in many, at equal bytes.\n"
+    "BPE: bits kept for each value of a token's K and V, with all that is stored beside the codes.";
 
 int RunEval(const EvalOptions& options) {
   InitLogging("warn");
-  const Result<std::vector<DivergenceRow>> rows = MeasureDivergence(options, ShowProgress);
+  LabProgress progress(stderr);
+  const Result<std::vector<EvalRow>> rows = RunLab(options, &progress);
   if (!rows) {
     return rows.error().code == ErrorCode::kInvalidArgument
                ? ReportUsageError("eval", rows.error().message)
                : ReportError(rows.error());
   }
-  fmt::print("{}", FormatRows(*rows));
+  fmt::print("{}", FormatTables(*rows));
   if (!options.json_file.empty()) {
-    if (const auto written = WriteFileAtomically(options.json_file, ToJson(*rows)); !written) {
+    if (const auto written = WriteFileAtomically(options.json_file, FormatJson(*rows)); !written) {
       return ReportError(written.error());
     }
   }
+  if (!options.out_dir.empty()) {
+    const Result<std::string> written = WriteReport(options.out_dir, *rows);
+    if (!written) {
+      return ReportError(written.error());
+    }
+    fmt::print(stderr, "eval: {}\n", *written);
+  }
   return kExitOk;
+}
+
+// Sizes for 15 minutes on two cores with a model of 135 M parameters and every codec, where no
+// flag says otherwise.
+void ApplyQuick(const CLI::App& command, EvalOptions* options) {
+  const auto set = [&command](const char* flag, auto* value, auto quick) {
+    if (command.get_option(flag)->empty()) {
+      *value = quick;
+    }
+  };
+  set("--tokens", &options->tokens, int64_t{1024});
+  set("--questions", &options->questions, int64_t{12});
+  set("--document-tokens", &options->document_tokens, std::vector<int64_t>{2048});
+}
+
+void AddWhat(CLI::App* command, EvalOptions* options) {
+  command->add_option("--model", options->model_dir, "Model directory")
+      ->required()
+      ->type_name("DIR");
+  command->add_option("--parts", options->parts, "What to measure")
+      ->delimiter(',')
+      ->type_name("NAME")
+      ->capture_default_str();
+  command->add_option("--codecs", options->codecs, "Codecs to compare (default: all)")
+      ->delimiter(',')
+      ->type_name("NAME");
+  command->add_option("--policies", options->policies, "Token policies, NAME or NAME:KEEP")
+      ->delimiter(',')
+      ->type_name("NAME")
+      ->capture_default_str();
+  command->add_option("--bits", options->max_bits, "Only what keeps at most so many bits per value")
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--outliers",
+                   options->outliers,
+                   "Scales of a few channels of K and V, in a copy of the model that computes the "
+                   "same; 1: the model as it is")
+      ->delimiter(',')
+      ->capture_default_str();
+}
+
+void AddHowMuch(CLI::App* command, EvalOptions* options) {
+  command->add_option("--weights", options->weights, kWeightsHelp)
+      ->check(IsWeightsSetting())
+      ->capture_default_str();
+  command
+      ->add_option("--text",
+                   options->text_files,
+                   "Texts to predict, and to plant facts in (default: Varve's documentation)")
+      ->type_name("FILE");
+  command->add_option("--tokens", options->tokens, "Divergence: tokens of a sequence")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--sequences", options->sequences, "Divergence: sequences of each text")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--document-tokens",
+                   options->document_tokens,
+                   "Retrieval: lengths of documents (default: 4096 and 32768, where they fit)")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--questions",
+                   options->questions,
+                   "Retrieval: questions of each task and length, at least")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--planted-tokens",
+                   options->planted_tokens,
+                   "Planted: lengths at which needles are looked for")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--seed", options->seed, "Same seed, same documents")->capture_default_str();
+  options->threads = NumUsableCores();
+  command->add_option("--threads", options->threads, "Threads")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
 }
 
 }  // namespace
 
 void AddEvalCommand(CLI::App& root, Invocation& chosen) {
   auto options = std::make_shared<EvalOptions>();
-  CLI::App* command = root.add_subcommand("eval", "What each codec does to a model's predictions");
-  command->add_option("--model", options->model_dir, "Model directory")
-      ->required()
-      ->type_name("DIR");
-  command->add_option("--weights", options->weights, kWeightsHelp)
-      ->check(IsWeightsSetting())
-      ->capture_default_str();
-  command->add_option("--text", options->text_files, "Texts to predict, each from its beginning")
-      ->required()
-      ->type_name("FILE");
-  command->add_option("--codecs", options->codecs, "Codecs to compare (default: all)")
-      ->delimiter(',')
-      ->type_name("NAME");
-  command->add_option("--tokens", options->tokens, "Tokens of a sequence")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--sequences", options->sequences, "Sequences of each text")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  options->threads = NumUsableCores();
-  command->add_option("--threads", options->threads, "Threads")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
+  auto quick = std::make_shared<bool>(false);
+  CLI::App* command =
+      root.add_subcommand("eval", "The quality lab: codecs and policies side by side");
+  AddWhat(command, options.get());
+  AddHowMuch(command, options.get());
+  command->add_flag("--quick", *quick, "Smaller sizes: 15 minutes on two cores with SmolLM2-135M");
   command->add_option("--json", options->json_file, "Also write the rows to this file")
       ->type_name("FILE");
-  command->footer(
-      "The text runs through the model in blocks of 128 tokens; earlier blocks are seen as the "
-      "codec keeps them,\nexcept for the first 4 and the newest 128 to 255 tokens. Predictions "
-      "behind position 256 are compared with those of exact KV\n(f32): KL divergence in nats, "
-      "share of equal likeliest tokens, increase of the text's negative log-likelihood.\nBPE: bits "
-      "per value of a page, with all that is stored beside the codes.\n"
-      "With --weights int8 everything runs on int8 weights, and a row \"weights int8\" compares "
-      "their exact KV with that of the weights as stored.");
-  command->callback([command, &chosen, options] {
+  command
+      ->add_option("--out",
+                   options->out_dir,
+                   "Write results.json, table.md and plots (PNG, SVG) into this directory")
+      ->type_name("DIR");
+  command->footer(kFooter);
+  command->callback([command, &chosen, options, quick] {
+    if (*quick) {
+      ApplyQuick(*command, options.get());
+    }
     chosen = {command, [options] { return RunEval(*options); }};
   });
 }

@@ -35,8 +35,13 @@ def make_parts(args: argparse.Namespace) -> list[tuple[Path, list[facts.Fact]]]:
     return parts
 
 
-def answer_of(args: argparse.Namespace, question: str) -> str:
-    body = {"model": "mini", "context": args.context, "temperature": 0, "max_tokens": 64,
+def get(url: str) -> dict:
+    with urllib.request.urlopen(url, timeout=60) as response:
+        return json.loads(response.read())
+
+
+def answer_of(args: argparse.Namespace, model: str, question: str) -> str:
+    body = {"model": model, "context": args.context, "temperature": 0, "max_tokens": 64,
             "messages": [{"role": "user", "content": question}]}
     request = urllib.request.Request(f"{args.server}/v1/chat/completions", json.dumps(body).encode(),
                                      {"Content-Type": "application/json"})
@@ -48,12 +53,12 @@ def measure(args: argparse.Namespace, files: list[Path], known: list[facts.Fact]
     start = time.monotonic()
     subprocess.run([args.varve, "ingest", "--server", args.server, "--name", args.context, "--quiet", *map(str, files)], check=True)
     ingested = time.monotonic()
-    with urllib.request.urlopen(f"{args.server}/v1/contexts/{args.context}", timeout=60) as response:
-        context = json.loads(response.read())
+    context = get(f"{args.server}/v1/contexts/{args.context}")
+    model = get(f"{args.server}/v1/models")["data"][0]["id"]
     misses = []
     asked = facts.choose_questions(known, args.questions)
     for fact in asked:
-        answer = answer_of(args, fact.question)
+        answer = answer_of(args, model, fact.question)
         if answer != fact.answer:
             misses.append({"expected": fact.answer, "answer": answer})
     return {"tokens": context["tokens"], "facts": len(known), "right": len(asked) - len(misses), "tried": len(asked),

@@ -1,4 +1,6 @@
 // `varve eval`: its table orders codecs as their errors do, and bad input is named.
+#include <map>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -30,10 +32,18 @@ class EvalTest : public testing::Test {
 };
 
 TEST_F(EvalTest, RanksCodecsByWhatTheyLose) {
-  const RunResult result = Eval(
-      {"--text", text_, "--tokens", "600", "--codecs", "f32,int8,rot4,rot2,int2", "--json", json_});
+  const RunResult result = Eval({"--parts",
+                                 "divergence",
+                                 "--text",
+                                 text_,
+                                 "--tokens",
+                                 "600",
+                                 "--codecs",
+                                 "f32,int8,rot4,rot2,int2",
+                                 "--json",
+                                 json_});
   ASSERT_EQ(result.exit_code, cli::kExitOk) << result.err;
-  EXPECT_THAT(result.out, HasSubstr("KL MEAN"));
+  EXPECT_THAT(result.out, HasSubstr("kl_mean"));
   const auto bytes = ReadFile(json_);
   ASSERT_OK(bytes);
   const nlohmann::json rows = nlohmann::json::parse(*bytes);
@@ -43,6 +53,8 @@ TEST_F(EvalTest, RanksCodecsByWhatTheyLose) {
     EXPECT_EQ(row.at("positions"), 2 * (600 - 256));
     EXPECT_EQ(row.at("policy"), "full");
     EXPECT_GE(row.at("kl_p999"), row.at("kl_mean"));
+    EXPECT_EQ(row.at("static_positions"), 2 * (600 - 384));
+    EXPECT_FALSE(row.contains("retrieval_exact"));
   }
   EXPECT_EQ(rows[0].at("codec"), "f32");
   EXPECT_LT(rows[0].at("kl_mean"), 1e-9);
@@ -53,6 +65,102 @@ TEST_F(EvalTest, RanksCodecsByWhatTheyLose) {
   EXPECT_LT(kl(1), kl(2));  // int8, rot4
   EXPECT_LT(kl(2), kl(3));  // rot4, rot2
   EXPECT_LT(kl(3), kl(4));  // rot2, int2
+  const auto static_kl = [&](size_t row) { return rows[row].at("static_kl_mean").get<double>(); };
+  EXPECT_LT(static_kl(0), 1e-9);
+  EXPECT_LT(static_kl(1), static_kl(3));
+}
+
+// What the lab is for: a test that exact KV passes and two bits per token with outliers do not.
+TEST_F(EvalTest, RetrievalTellsGoodCodecsFromBadOnesWhenThereAreOutliers) {
+  const RunResult result = Eval({"--parts",
+                                 "retrieval",
+                                 "--document-tokens",
+                                 "4096",
+                                 "--questions",
+                                 "20",
+                                 "--outliers",
+                                 "1,20",
+                                 "--codecs",
+                                 "int8,int2",
+                                 "--json",
+                                 json_});
+  ASSERT_EQ(result.exit_code, cli::kExitOk) << result.err;
+  const nlohmann::json rows = nlohmann::json::parse(ReadFile(json_).value());
+  ASSERT_EQ(rows.size(), 4U);
+  for (const nlohmann::json& row : rows) {
+    EXPECT_GE(row.at("questions"), 80);
+    EXPECT_GE(row.at("retrieval_exact_kv"), 0.95) << row;
+    EXPECT_LE(row.at("retrieval_low"), row.at("retrieval_exact"));
+    EXPECT_GE(row.at("retrieval_high"), row.at("retrieval_exact"));
+    for (const char* task : {"needle", "multikey", "lines", "tracking"}) {
+      EXPECT_TRUE(row.contains(std::string("exact_") + task)) << task;
+    }
+  }
+  EXPECT_EQ(rows[0].at("outliers"), 1);
+  EXPECT_GE(rows[0].at("retrieval_relative"), 0.98);  // int8
+  EXPECT_EQ(rows[3].at("codec"), "int2");
+  EXPECT_EQ(rows[3].at("outliers"), 20);
+  EXPECT_LT(rows[3].at("retrieval_relative"), 0.5);
+}
+
+TEST_F(EvalTest, QuickHasDivergenceAndRetrievalOfACodecInOneRow) {
+  const RunResult result =
+      Eval({"--quick", "--tokens", "300", "--questions", "1", "--codecs", "rot4", "--json", json_});
+  ASSERT_EQ(result.exit_code, cli::kExitOk) << result.err;
+  const nlohmann::json rows = nlohmann::json::parse(ReadFile(json_).value());
+  ASSERT_EQ(rows.size(), 1U);
+  for (const char* name :
+       {"codec", "policy", "bpe", "kl_mean", "kl_p999", "top1", "retrieval_exact"}) {
+    EXPECT_TRUE(rows[0].contains(name)) << name;
+  }
+  EXPECT_THAT(result.err, HasSubstr("retrieval, mini x1"));  // the progress bar
+}
+
+TEST_F(EvalTest, OutHasRowsTablesAndPlotsWhereThereIsMatplotlib) {
+  const std::string out = files_.File("new/out");
+  const RunResult result = Eval({"--parts",
+                                 "rate,planted",
+                                 "--planted-tokens",
+                                 "32768",
+                                 "--codecs",
+                                 "rot4,rot2",
+                                 "--out",
+                                 out});
+  ASSERT_EQ(result.exit_code, cli::kExitOk) << result.err;
+  const nlohmann::json rows = nlohmann::json::parse(ReadFile(out + "/results.json").value());
+  std::map<std::string, int> counts;
+  for (const nlohmann::json& row : rows) {
+    ++counts[row.at("part").get<std::string>() + " " + row.at("model").get<std::string>()];
+  }
+  EXPECT_EQ(counts["rate gaussian"], 2 + 20);  // and the reference lines
+  EXPECT_EQ(counts["rate mini"], 2);
+  EXPECT_EQ(counts["planted synthetic"], 2);
+  EXPECT_THAT(ReadFile(out + "/table.md").value(), HasSubstr("## planted"));
+  if (varve::Run({"/usr/bin/env", "python3", "-c", "import matplotlib"}).exit_code != 0 &&
+      varve::Run({"/usr/bin/python3", "-c", "import matplotlib"}).exit_code != 0) {
+    EXPECT_THAT(result.err, HasSubstr("install python3-matplotlib"));
+    return;
+  }
+  EXPECT_THAT(result.err, HasSubstr("and plots"));
+  for (const char* name : {"rate", "planted"}) {
+    EXPECT_EQ(ReadFile(out + "/" + name + ".png")->substr(1, 3), "PNG");
+    EXPECT_THAT(ReadFile(out + "/" + name + ".svg").value(), HasSubstr("</svg>"));
+  }
+  EXPECT_FALSE(FileExists(out + "/kl.png"));  // was not measured
+}
+
+TEST_F(EvalTest, WithoutPythonEverythingButThePlotsIsWritten) {
+  // What Python finds first under this name is no matplotlib.
+  ASSERT_OK(WriteFileAtomically(files_.File("matplotlib.py"), "raise ImportError('none')\n"));
+  const std::string out = files_.File("out");
+  const RunResult result = RunVarve(
+      {"eval", "--model", TestModelDir(), "--parts", "rate", "--codecs", "rot4", "--out", out},
+      {.environment = {{"PYTHONPATH", files_.path()}}, .timeout_s = 100});
+  ASSERT_EQ(result.exit_code, cli::kExitOk) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("no plots: install python3-matplotlib (`ops/packages eval`)"));
+  EXPECT_TRUE(FileExists(out + "/results.json"));
+  EXPECT_TRUE(FileExists(out + "/table.md"));
+  EXPECT_FALSE(FileExists(out + "/rate.png"));
 }
 
 TEST_F(EvalTest, Int8WeightsAreComparedWithTheStoredOnes) {
@@ -92,10 +200,30 @@ TEST_F(EvalTest, SaysWhatIsWrong) {
   const RunResult unscored = Eval({"--text", text_, "--tokens", "256"});
   EXPECT_EQ(unscored.exit_code, cli::kExitUsage);
   EXPECT_THAT(unscored.err, HasSubstr("more than 256 tokens"));
+  const std::vector<std::pair<std::vector<std::string>, std::string>> refused = {
+      {{"--parts", "taste"}, "there is no part 'taste'; there are: divergence, retrieval"},
+      {{"--parts", "tradeoff"}, "name a policy that prunes with --policies; there are: full"},
+      {{"--parts", "planted", "--planted-tokens", "1000"}, "--planted-tokens 1000"},
+      {{"--policies", "forget"}, "there is no token policy 'forget'; there are: full"},
+      {{"--bits", "0.5"}, "--bits 0.5"},
+      {{"--outliers", "0"}, "--outliers 0"},
+      {{"--parts", "retrieval", "--document-tokens", "100"}, "documents of 100 tokens"},
+      {{"--parts", "retrieval", "--document-tokens", "20000000"}, "must fit the model's"},
+      {{"--tokens", "20000000", "--sequences", "1"}, "more than the model's"}};
+  for (const auto& [arguments, says] : refused) {
+    const RunResult result = Eval(arguments);
+    EXPECT_EQ(result.exit_code, cli::kExitUsage) << says;
+    EXPECT_THAT(result.err, HasSubstr(says));
+  }
+  ASSERT_OK(WriteFileAtomically(files_.File("file"), ""));
+  const RunResult no_directory =
+      Eval({"--parts", "rate", "--codecs", "rot4", "--out", files_.File("file") + "/below"});
+  EXPECT_EQ(no_directory.exit_code, cli::kExitFailure);
+  EXPECT_THAT(no_directory.err, HasSubstr("below"));
   const RunResult no_file = Eval({"--text", files_.File("none")});
   EXPECT_EQ(no_file.exit_code, cli::kExitFailure);
   EXPECT_THAT(no_file.err, HasSubstr("none"));
-  EXPECT_EQ(RunVarve({"eval", "--model", TestModelDir()}).exit_code, cli::kExitUsage);
+  EXPECT_EQ(RunVarve({"eval"}).exit_code, cli::kExitUsage);
 }
 
 }  // namespace

@@ -2,27 +2,20 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
-#include <numeric>
+#include <optional>
 #include <span>
 
 #include <fmt/format.h>
 
-#include "coordinator/text_model.h"
-#include "kernels/codec/codec.h"
 #include "kernels/thread_team.h"
-#include "proto/base/clock.h"
-#include "proto/base/file.h"
-#include "worker/local_worker_group.h"
-
-#include "ops/cli/local_server.h"
 
 namespace varve::cli {
 namespace {
 
-constexpr uint64_t kHostBytes = uint64_t{16} << 30;  // a budget, not an allocation
-constexpr int64_t kFirstScored = 256;                // until then little is older than the window
-constexpr const char* kExact = "f32";
+constexpr int64_t kFirstScored = 256;  // until then little is older than the window
+constexpr int64_t kBlockTokens = KvPolicy().page_tokens;
+constexpr int64_t kMaxStaticPrefix = 8192;
+constexpr int64_t kMaxStaticScored = 2048;
 
 // log(sum of exp) of a row, in double: differences of KL of 1e-6 must mean something.
 double LogSumExp(std::span<const float> logits) {
@@ -61,17 +54,16 @@ Position Compare(std::span<const float> exact, std::span<const float> other, int
 
 // The sequences of one text, each beginning as a context does.
 Result<std::vector<std::vector<int32_t>>> CutText(const EvalOptions& options,
-                                                  const std::string& file,
+                                                  const LabText& text,
                                                   const TextModel& text_model) {
-  VARVE_TRY(const std::string text, ReadFile(file));
-  VARVE_TRY(const std::vector<int32_t> tokens, text_model.EncodeDocument(text, false));
+  VARVE_TRY(const std::vector<int32_t> tokens, text_model.EncodeDocument(text.bytes, false));
   const std::optional<int32_t> bos = text_model.context_bos_id();
   const int64_t own = options.tokens - (bos ? 1 : 0);
   if (static_cast<int64_t>(tokens.size()) < options.sequences * own) {
     return Error{ErrorCode::kInvalidArgument,
                  fmt::format("'{}' has {} tokens; {} sequences of {} need {}. Give a longer text "
                              "or a smaller --tokens or --sequences.",
-                             file,
+                             text.name,
                              tokens.size(),
                              options.sequences,
                              options.tokens,
@@ -88,226 +80,197 @@ Result<std::vector<std::vector<int32_t>>> CutText(const EvalOptions& options,
   return sequences;
 }
 
-// One codec that is compared, and what was seen of it; or the exact one under other weights.
-struct Candidate {
-  std::string name;
-  const Codec* codec = nullptr;
-  SequenceId sequence;
-  std::vector<Position> positions;
+// The steps in which a sequence is computed: tokens of each. Predictions are compared in those that
+// end behind first_scored.
+struct Schedule {
+  std::vector<int64_t> steps;
+  int64_t first_scored = 0;
 };
 
-class Evaluation {
- public:
-  // `stored` is null or the model with its weights as they are stored.
-  Evaluation(LocalWorkerGroup* group, LocalWorkerGroup* stored, int num_threads)
-      : group_(group), stored_(stored), team_(num_threads) {
-    weights_.codec = *FindCodec(kExact);
-    weights_.name = "weights " + group->model().weights;
+Schedule PseudoDecode(int64_t tokens) {
+  Schedule schedule{.steps = {}, .first_scored = kFirstScored};
+  for (int64_t first = 0; first < tokens; first += kBlockTokens) {
+    schedule.steps.push_back(std::min(kBlockTokens, tokens - first));
   }
-
-  Result<void> OpenAll(std::vector<Candidate>* candidates) {
-    VARVE_TRY(exact_, Open(kExact));
-    if (stored_ != nullptr) {
-      VARVE_TRY(weights_.sequence, OpenIn(stored_, kExact));
-    }
-    for (Candidate& candidate : *candidates) {
-      VARVE_TRY(candidate.sequence, Open(std::string(candidate.codec->name())));
-    }
-    return {};
-  }
-  Result<void> CloseAll(const std::vector<Candidate>& candidates) {
-    VARVE_RETURN_IF_ERROR(group_->CloseSequence(exact_));
-    if (stored_ != nullptr) {
-      VARVE_RETURN_IF_ERROR(stored_->CloseSequence(weights_.sequence));
-    }
-    for (const Candidate& candidate : candidates) {
-      VARVE_RETURN_IF_ERROR(group_->CloseSequence(candidate.sequence));
-    }
-    return {};
-  }
-
-  // Tokens [first, first + count) of the sequence through all caches.
-  Result<void> Block(std::span<const int32_t> tokens,
-                     int64_t first,
-                     int64_t count,
-                     std::vector<Candidate>* candidates) {
-    VARVE_TRY(const std::vector<float> exact, Logits(group_, exact_, tokens, first, count));
-    for (Candidate& candidate : *candidates) {
-      VARVE_TRY(const std::vector<float> other,
-                Logits(group_, candidate.sequence, tokens, first, count));
-      Score(exact, other, tokens, first, count, &candidate);
-    }
-    if (stored_ != nullptr) {
-      VARVE_TRY(const std::vector<float> stored,
-                Logits(stored_, weights_.sequence, tokens, first, count));
-      Score(stored, exact, tokens, first, count, &weights_);
-    }
-    return {};
-  }
-
-  // The exact codec against that of the stored weights.
-  const Candidate& weights() const { return weights_; }
-
- private:
-  void Score(std::span<const float> exact,
-             std::span<const float> other,
-             std::span<const int32_t> tokens,
-             int64_t first,
-             int64_t count,
-             Candidate* candidate) {
-    const size_t vocab = exact.size() / static_cast<size_t>(count);
-    std::vector<Position> positions(static_cast<size_t>(count));
-    team_.ParallelFor(positions.size(), [&](size_t i, int /*thread*/) {
-      const size_t next = static_cast<size_t>(first) + i + 1;
-      positions[i] = Compare(exact.subspan(i * vocab, vocab),
-                             other.subspan(i * vocab, vocab),
-                             next < tokens.size() ? tokens[next] : -1);
-    });
-    for (size_t i = 0; i < positions.size(); ++i) {
-      if (first + static_cast<int64_t>(i) >= kFirstScored) {
-        candidate->positions.push_back(positions[i]);
-      }
-    }
-  }
-
-  Result<SequenceId> Open(const std::string& codec) { return OpenIn(group_, codec); }
-  Result<SequenceId> OpenIn(LocalWorkerGroup* group, const std::string& codec) {
-    const SequenceId sequence{++num_sequences_};
-    KvPolicy policy;
-    policy.codec = codec;
-    policy.exact_codec = kExact;  // so that the codec alone is measured
-    VARVE_RETURN_IF_ERROR(group->OpenSequence(sequence, {.policy = policy}));
-    return sequence;
-  }
-
-  Result<std::vector<float>> Logits(LocalWorkerGroup* group,
-                                    SequenceId sequence,
-                                    std::span<const int32_t> tokens,
-                                    int64_t first,
-                                    int64_t count) {
-    const auto block = tokens.subspan(static_cast<size_t>(first), static_cast<size_t>(count));
-    VARVE_TRY(StepResult result,
-              group->Step({.epoch = {1},
-                           .step = ++step_,
-                           .work = {{.sequence = sequence,
-                                     .first_position = first,
-                                     .tokens = {block.begin(), block.end()},
-                                     .return_all_logits = true}}}));
-    if (result.results[0].error) {
-      return *result.results[0].error;
-    }
-    return std::move(result.results[0].logits);
-  }
-
-  LocalWorkerGroup* const group_;
-  LocalWorkerGroup* const stored_;
-  Candidate weights_;
-  ThreadTeam team_;
-  SequenceId exact_;
-  uint64_t num_sequences_ = 0;
-  uint64_t step_ = 0;
-};
-
-DivergenceRow Summarise(const Candidate& candidate, const RunShape& page) {
-  DivergenceRow row;
-  row.codec = candidate.name;
-  row.bpe = candidate.codec->BitsPerValue(page);
-  row.positions = static_cast<int64_t>(candidate.positions.size());
-  std::vector<double> kl;
-  for (const Position& position : candidate.positions) {
-    kl.push_back(position.kl);
-    row.kl_mean += position.kl;
-    row.nll_delta += position.nll_delta;
-    row.top1 += position.same_top ? 1 : 0;
-  }
-  const auto count = static_cast<double>(row.positions);
-  row.kl_mean /= count;
-  row.nll_delta /= count;
-  row.top1 /= count;
-  std::sort(kl.begin(), kl.end());
-  row.kl_p999 = kl[static_cast<size_t>(0.999 * (count - 1))];
-  return row;
+  return schedule;
 }
 
-Result<std::vector<Candidate>> MakeCandidates(const EvalOptions& options) {
-  std::vector<Candidate> candidates;
-  for (const std::string& name : options.codecs) {
-    VARVE_TRY(const Codec* codec, FindCodec(name));
-    candidates.push_back({.name = name, .codec = codec, .sequence = {}, .positions = {}});
-  }
-  if (options.codecs.empty()) {
-    for (const Codec* codec : AllCodecs()) {
-      if (codec->name() != kExact) {
-        candidates.push_back(
-            {.name = std::string(codec->name()), .codec = codec, .sequence = {}, .positions = {}});
-      }
+// Two steps, each at once: their size is bounded because the buffers of a step are.
+Schedule Static(int64_t tokens) {
+  const int64_t prefix = std::min(tokens * 2 / 3, kMaxStaticPrefix) / kBlockTokens * kBlockTokens;
+  return {.steps = {prefix, std::min(tokens - prefix, kMaxStaticScored)}, .first_scored = prefix};
+}
+
+using Observed = std::vector<std::vector<Position>>;  // [candidates][positions]
+
+class Divergence {
+ public:
+  // Exact KV in `exact`, the candidates in `model`, which may be the same.
+  Divergence(LabModel* exact,
+             LabModel* model,
+             const std::vector<Candidate>& candidates,
+             int threads)
+      : exact_(exact), model_(model), candidates_(candidates), team_(threads) {}
+
+  // One sequence, by exact KV and by every candidate.
+  Result<void> Run(const std::vector<int32_t>& tokens,
+                   const Schedule& schedule,
+                   LabProgress* progress,
+                   Observed* observed) {
+    std::vector<SequenceId> sequences;
+    VARVE_TRY(const SequenceId exact_sequence, exact_->OpenSequence({.policy = ExactKv()}));
+    for (const Candidate& candidate : candidates_) {
+      VARVE_TRY(const SequenceId sequence, model_->OpenSequence({.policy = candidate.Kv()}));
+      sequences.push_back(sequence);
     }
+    int64_t first = 0;
+    for (const int64_t count : schedule.steps) {
+      const bool is_scored = first + count > schedule.first_scored;
+      const auto block =
+          std::span(tokens).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+      VARVE_TRY(const std::vector<float> expected,
+                exact_->Step(exact_sequence, first, block, is_scored));
+      for (size_t i = 0; i < sequences.size(); ++i) {
+        VARVE_TRY(const std::vector<float> seen,
+                  model_->Step(sequences[i], first, block, is_scored));
+        if (is_scored) {
+          Score(tokens, first, schedule.first_scored, expected, seen, &(*observed)[i]);
+        }
+        progress->Advance();
+      }
+      first += count;
+    }
+    VARVE_RETURN_IF_ERROR(exact_->CloseSequence(exact_sequence));
+    for (const SequenceId sequence : sequences) {
+      VARVE_RETURN_IF_ERROR(model_->CloseSequence(sequence));
+    }
+    return {};
   }
-  return candidates;
+
+ private:
+  void Score(std::span<const int32_t> tokens,
+             int64_t first,
+             int64_t first_scored,
+             std::span<const float> expected,
+             std::span<const float> seen,
+             std::vector<Position>* positions) {
+    const auto vocab = static_cast<size_t>(model_->config().vocab_size);
+    const auto skipped = static_cast<size_t>(std::max<int64_t>(first_scored - first, 0));
+    const size_t begin = positions->size();
+    positions->resize(begin + expected.size() / vocab - skipped);
+    team_.ParallelFor(positions->size() - begin, [&](size_t i, int /*thread*/) {
+      const size_t row = skipped + i;
+      const size_t next = static_cast<size_t>(first) + row + 1;
+      (*positions)[begin + i] = Compare(expected.subspan(row * vocab, vocab),
+                                        seen.subspan(row * vocab, vocab),
+                                        next < tokens.size() ? tokens[next] : -1);
+    });
+  }
+
+  LabModel* const exact_;
+  LabModel* const model_;
+  const std::vector<Candidate>& candidates_;
+  ThreadTeam team_;
+};
+
+// Means and percentiles of the positions; only the mean KL of the static way stands in tables.
+void AddFigures(bool is_static, const std::vector<Position>& positions, EvalRow* row) {
+  std::vector<double> kl;
+  double kl_sum = 0;
+  double nll_sum = 0;
+  double same = 0;
+  for (const Position& position : positions) {
+    kl.push_back(position.kl);
+    kl_sum += position.kl;
+    nll_sum += position.nll_delta;
+    same += position.same_top ? 1 : 0;
+  }
+  const auto count = static_cast<double>(positions.size());
+  std::sort(kl.begin(), kl.end());
+  const std::string prefix = is_static ? "static_" : "";
+  row->Add(prefix + "kl_mean", kl_sum / count);
+  const auto add = [&](const std::string& name, double value) {
+    row->figures.push_back({prefix + name, value, is_static});
+  };
+  add("kl_p999", kl[static_cast<size_t>(0.999 * (count - 1))]);
+  add("top1", same / count);
+  add("nll_delta", nll_sum / count);
+  row->AddDetail(prefix + "positions", count);
 }
 
 }  // namespace
 
-Result<std::vector<DivergenceRow>> MeasureDivergence(const EvalOptions& options,
-                                                     void (*progress)(int64_t, int64_t)) {
-  if (options.tokens <= kFirstScored || options.sequences < 1 || options.text_files.empty()) {
+int64_t DivergenceStepTokens(const EvalOptions& options) {
+  const Schedule schedule = Static(options.tokens);
+  return std::max({LabModel::kStepTokens, schedule.steps[0], schedule.steps[1]});
+}
+
+namespace {
+
+Result<std::vector<EvalRow>> Measure(const EvalOptions& options,
+                                     const std::vector<LabText>& texts,
+                                     const std::vector<Candidate>& candidates,
+                                     LabModel* exact,
+                                     LabModel* model,
+                                     LabProgress* progress) {
+  if (options.tokens <= kFirstScored || options.sequences < 1) {
     return Error{ErrorCode::kInvalidArgument,
-                 fmt::format("there must be a text, a sequence, and more than {} tokens in it: the "
-                             "first ones are not scored",
+                 fmt::format("there must be a sequence and more than {} tokens in it: the first "
+                             "ones are not scored",
                              kFirstScored)};
   }
-  VARVE_TRY(std::vector<Candidate> candidates, MakeCandidates(options));
-  VARVE_TRY(const std::unique_ptr<TextModel> text_model,
-            LoadTextModel(options.model_dir, &SystemClock()));
-  std::vector<std::vector<int32_t>> sequences;
-  for (const std::string& file : options.text_files) {
-    VARVE_TRY(const auto of_file, CutText(options, file, *text_model));
-    sequences.insert(sequences.end(), of_file.begin(), of_file.end());
-  }
-  const int64_t block_tokens = KvPolicy().page_tokens;
-  const int threads = options.threads > 0 ? options.threads : NumUsableCores();
-  LocalWorkerGroupOptions group_options{.model_dir = options.model_dir,
-                                        .weights = options.weights,
-                                        .num_workers = 1,
-                                        .num_threads = threads,
-                                        .host_budget_bytes = kHostBytes,
-                                        .max_step_tokens = block_tokens};
-  VARVE_TRY(const std::unique_ptr<LocalWorkerGroup> group, LocalWorkerGroup::Open(group_options));
-  std::unique_ptr<LocalWorkerGroup> stored;
-  if (options.weights != "auto") {
-    group_options.weights = "auto";
-    VARVE_TRY(stored, LocalWorkerGroup::Open(group_options));
-  }
-  if (group->model().max_positions < options.tokens) {
+  if (model->description().max_positions < options.tokens) {
     return Error{ErrorCode::kInvalidArgument,
                  fmt::format("--tokens {} is more than the model's {} positions",
                              options.tokens,
-                             group->model().max_positions)};
+                             model->description().max_positions)};
   }
-  Evaluation evaluation(group.get(), stored.get(), threads);
-  const int64_t blocks = (options.tokens + block_tokens - 1) / block_tokens;
-  const int64_t total = blocks * static_cast<int64_t>(sequences.size());
-  int64_t done = 0;
+  std::vector<std::vector<int32_t>> sequences;
+  for (const LabText& text : texts) {
+    VARVE_TRY(const auto of_text, CutText(options, text, model->text()));
+    sequences.insert(sequences.end(), of_text.begin(), of_text.end());
+  }
+  Divergence divergence(exact, model, candidates, options.threads);
+  const Schedule schedules[] = {PseudoDecode(options.tokens), Static(options.tokens)};
+  std::vector<Observed> observed(std::size(schedules), Observed(candidates.size()));
+  const size_t steps = schedules[0].steps.size() + schedules[1].steps.size();
+  progress->Begin(fmt::format("divergence, {} x{:g}", model->name(), model->outliers()),
+                  static_cast<int64_t>(sequences.size() * steps * candidates.size()));
   for (const std::vector<int32_t>& tokens : sequences) {
-    VARVE_RETURN_IF_ERROR(evaluation.OpenAll(&candidates));
-    for (int64_t first = 0; first < options.tokens; first += block_tokens) {
-      const int64_t count = std::min(block_tokens, options.tokens - first);
-      VARVE_RETURN_IF_ERROR(evaluation.Block(tokens, first, count, &candidates));
-      progress(++done, total);
+    for (size_t i = 0; i < std::size(schedules); ++i) {
+      VARVE_RETURN_IF_ERROR(divergence.Run(tokens, schedules[i], progress, &observed[i]));
     }
-    VARVE_RETURN_IF_ERROR(evaluation.CloseAll(candidates));
   }
-  const ModelConfig& config = group->config();
-  const RunShape page{.num_kv_heads = config.num_kv_heads,
-                      .head_dim = config.head_dim,
-                      .token_capacity = static_cast<int32_t>(block_tokens)};
-  std::vector<DivergenceRow> rows;
-  if (stored != nullptr) {
-    rows.push_back(Summarise(evaluation.weights(), page));
+  std::vector<EvalRow> rows;
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    EvalRow& row =
+        rows.emplace_back(candidates[i].Row("quality", model->name(), model->outliers()));
+    AddFigures(false, observed[0][i], &row);
+    AddFigures(true, observed[1][i], &row);
   }
-  for (const Candidate& candidate : candidates) {
-    rows.push_back(Summarise(candidate, page));
-  }
+  return rows;
+}
+
+}  // namespace
+
+Result<std::vector<EvalRow>> MeasureDivergence(const EvalOptions& options,
+                                               const std::vector<LabText>& texts,
+                                               const std::vector<Candidate>& candidates,
+                                               LabModel* model,
+                                               LabProgress* progress) {
+  return Measure(options, texts, candidates, model, model, progress);
+}
+
+Result<std::vector<EvalRow>> MeasureWeights(const EvalOptions& options,
+                                            const std::vector<LabText>& texts,
+                                            LabModel* stored,
+                                            LabModel* model,
+                                            LabProgress* progress) {
+  VARVE_TRY(const Codec* codec, FindCodec(kExactCodec));
+  const Candidate exact{
+      .codec = codec, .policy = {}, .bpe = codec->BitsPerValue(model->PageShape())};
+  VARVE_TRY(std::vector<EvalRow> rows, Measure(options, texts, {exact}, stored, model, progress));
+  rows[0].codec = "weights " + options.weights;
   return rows;
 }
 

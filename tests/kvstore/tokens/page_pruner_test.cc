@@ -65,7 +65,7 @@ class PrunedPageCase {
     run_.token_capacity = kTokens;
     run_.bytes.resize(policy_.exact->EncodedBytes(sealer_.ShapeOf(kTokens)));
     policy_.exact->Encode(
-        sealer_.ShapeOf(kTokens), 0, kTokens, k_.data(), v_.data(), kRow, nullptr, run_.bytes);
+        sealer_.ShapeOf(kTokens), 0, kTokens, k_.data(), v_.data(), kRow, {}, run_.bytes);
     run_.queries = ObservedQueries(end_position(), end_position() + kTokens, kQueryRow);
     run_.queries.Observe(end_position(), kTokens, q_.data(), kQueryRow);
     record_ = sealer_.Seal(policy_, identity_, run_);

@@ -1,0 +1,153 @@
+#include "ops/cli/eval/candidates.h"
+
+#include <algorithm>
+#include <charconv>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "kvstore/tokens/token_policy.h"
+
+namespace varve::cli {
+namespace {
+
+constexpr std::string_view kFullPolicy = "full";
+
+// A pruned page says for each kept token of each head which one it is: an int32 beside K and V.
+double IndexBits(const RunShape& page) {
+  return 32.0 / (2.0 * page.head_dim);
+}
+
+double KeptBits(const Codec& codec, const PolicyChoice& policy, const RunShape& page) {
+  const double bits = codec.BitsPerValue(page);
+  return policy.keep < 1 ? policy.keep * (bits + IndexBits(page)) : bits;
+}
+
+}  // namespace
+
+std::string PolicyChoice::Label() const {
+  return name == kFullPolicy ? name : fmt::format("{}:{:.3g}", name, keep);
+}
+
+std::span<const std::string_view> PolicyNames() {
+  static const std::vector<std::string_view> kNames = [] {
+    std::vector<std::string_view> names = {kFullPolicy};
+    for (const TokenPolicy* policy : AllTokenPolicies()) {
+      names.push_back(policy->name());
+    }
+    return names;
+  }();
+  return kNames;
+}
+
+Result<PolicyChoice> ParsePolicyChoice(const std::string& label) {
+  const size_t colon = label.find(':');
+  PolicyChoice policy{.name = label.substr(0, colon), .keep = 1};
+  const auto names = PolicyNames();
+  if (std::find(names.begin(), names.end(), policy.name) == names.end()) {
+    return Error{
+        ErrorCode::kInvalidArgument,
+        fmt::format(
+            "there is no token policy '{}'; there are: {}", policy.name, fmt::join(names, ", "))};
+  }
+  if (colon != std::string::npos) {
+    const char* first = label.data() + colon + 1;
+    const char* last = label.data() + label.size();
+    const auto [end, failure] = std::from_chars(first, last, policy.keep);
+    const bool keeps_all = policy.name == kFullPolicy;
+    if (failure != std::errc() || end != last || !(policy.keep > 0 && policy.keep <= 1) ||
+        (keeps_all && policy.keep != 1)) {
+      return Error{ErrorCode::kInvalidArgument,
+                   fmt::format("'{}': behind the colon stands the share of tokens to keep, over 0 "
+                               "and up to 1{}",
+                               label,
+                               keeps_all ? "; 'full' keeps all" : "")};
+    }
+  }
+  return policy;
+}
+
+KvPolicy Candidate::Kv() const {
+  KvPolicy kv = ExactKv();
+  kv.codec = codec->name();
+  if (policy.name != kFullPolicy) {
+    kv.tokens = policy.name;
+    kv.keep = policy.keep;
+  }
+  return kv;
+}
+
+EvalRow Candidate::Row(const std::string& part, const std::string& model, double outliers) const {
+  return {.part = part,
+          .model = model,
+          .outliers = outliers,
+          .codec = std::string(codec->name()),
+          .policy = policy.Label(),
+          .bpe = bpe,
+          .figures = {}};
+}
+
+KvPolicy ExactKv() {
+  KvPolicy kv;
+  kv.codec = kExactCodec;
+  kv.exact_codec = kExactCodec;
+  return kv;
+}
+
+Result<std::vector<Candidate>> MakeCandidates(const EvalOptions& options,
+                                              const RunShape& page,
+                                              bool has_tables) {
+  std::vector<const Codec*> codecs;
+  for (const std::string& name : options.codecs) {
+    VARVE_TRY(const Codec* codec, FindCodec(name));
+    if (codec->needs_tables() && !has_tables) {
+      return Error{ErrorCode::kInvalidArgument,
+                   fmt::format("codec {} needs tables: make them with `varve calibrate`. What runs "
+                               "without the model as it is (planted, rate, --outliers) has none.",
+                               name)};
+    }
+    codecs.push_back(codec);
+  }
+  if (options.codecs.empty()) {
+    std::copy_if(AllCodecs().begin(),
+                 AllCodecs().end(),
+                 std::back_inserter(codecs),
+                 [&](const Codec* codec) {
+                   return codec->name() != kExactCodec && (has_tables || !codec->needs_tables());
+                 });
+  }
+  std::vector<Candidate> candidates;
+  for (const std::string& label : options.policies) {
+    VARVE_TRY(const PolicyChoice policy, ParsePolicyChoice(label));
+    for (const Codec* codec : codecs) {
+      const double bpe = KeptBits(*codec, policy, page);
+      if (options.max_bits == 0 || bpe <= options.max_bits) {
+        candidates.push_back({.codec = codec, .policy = policy, .bpe = bpe});
+      }
+    }
+  }
+  if (candidates.empty()) {
+    return Error{
+        ErrorCode::kInvalidArgument,
+        fmt::format("no codec and policy keep a value in at most --bits {:g}", options.max_bits)};
+  }
+  return candidates;
+}
+
+std::vector<Candidate> EqualByteCandidates(std::span<const Codec* const> codecs,
+                                           const std::string& policy_name,
+                                           double budget_bits,
+                                           const RunShape& page) {
+  std::vector<Candidate> candidates;
+  for (const Codec* codec : codecs) {
+    const double bits = codec->BitsPerValue(page);
+    PolicyChoice policy{.name = policy_name, .keep = 1};
+    if (bits > budget_bits) {
+      policy.keep = std::min(1.0, budget_bits / (bits + IndexBits(page)));
+    }
+    candidates.push_back({codec, policy, KeptBits(*codec, policy, page)});
+  }
+  return candidates;
+}
+
+}  // namespace varve::cli

@@ -1,0 +1,67 @@
+// What is compared: codecs, each with a token policy.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/codec/codec.h"
+#include "proto/base/result.h"
+#include "proto/kv_policy.h"
+
+#include "ops/cli/eval/eval_options.h"
+#include "ops/cli/eval/eval_row.h"
+
+namespace varve::cli {
+
+// Keys and values without loss: what everything is compared with.
+inline constexpr std::string_view kExactCodec = "f32";
+
+// A token policy and the share of the tokens that it keeps.
+struct PolicyChoice {
+  std::string name = "full";  // of PolicyNames()
+  double keep = 1;            // in (0, 1]; 1: every token
+
+  // "full", or NAME:KEEP.
+  std::string Label() const;
+  bool operator==(const PolicyChoice&) const = default;
+};
+
+// The policies of this build, the one that keeps every token first.
+std::span<const std::string_view> PolicyNames();
+// Reads a label. kInvalidArgument naming what is wrong and what there is.
+Result<PolicyChoice> ParsePolicyChoice(const std::string& label);
+
+struct Candidate {
+  const Codec* codec = nullptr;
+  PolicyChoice policy;
+  double bpe = 0;  // bits kept for each value of a context's tokens, metadata and pruning counted
+
+  // How a context is kept that is measured with this candidate. Sinks and newest tokens are f32, so
+  // that codec and policy alone are measured.
+  KvPolicy Kv() const;
+  // A row about it, without figures.
+  EvalRow Row(const std::string& part, const std::string& model, double outliers) const;
+};
+
+// How a context is kept that everything is compared with.
+KvPolicy ExactKv();
+
+// Every codec of options.codecs (empty: of the registry, except for the exact one and, without
+// `has_tables`, for those that need some) with every policy of options.policies, of at most
+// options.max_bits. `page`: the shape of a page, for the
+// bits. kInvalidArgument naming what is unknown, or if nothing is left.
+Result<std::vector<Candidate>> MakeCandidates(const EvalOptions& options,
+                                              const RunShape& page,
+                                              bool has_tables);
+
+// The same context in the same bytes, from few tokens in many bits to many tokens in few: each of
+// the codecs with the share of tokens that fits `budget_bits` for each value of all tokens. Codecs
+// that fit with all tokens keep them all.
+std::vector<Candidate> EqualByteCandidates(std::span<const Codec* const> codecs,
+                                           const std::string& policy_name,
+                                           double budget_bits,
+                                           const RunShape& page);
+
+}  // namespace varve::cli

@@ -1,0 +1,38 @@
+// What `varve eval` is asked to measure, and how much of it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace varve::cli {
+
+struct EvalOptions {
+  std::string model_dir;
+  std::string weights = "auto";  // or int8: what the model computes with
+  std::vector<std::string> parts = {"divergence", "retrieval"};
+  std::vector<std::string> codecs;  // empty: all that lose something
+  std::vector<std::string> policies = {"full"};
+  double max_bits = 0;                 // bits per value, all included; 0: any
+  std::vector<double> outliers = {1};  // scales of the channels that are made outliers; 1: none
+  // Each is one text, read from its beginning. Empty: Varve's own documentation.
+  std::vector<std::string> text_files;
+
+  // Divergence.
+  int64_t tokens = 1536;  // of a sequence
+  int64_t sequences = 2;  // of each text, one behind the other
+
+  // Retrieval. Empty lengths: 4K and 32K, or what the model's positions hold.
+  std::vector<int64_t> document_tokens;
+  int64_t questions = 200;  // of each task and length, at least
+
+  // Planted needles: the lengths at which they are looked for.
+  std::vector<int64_t> planted_tokens = {65'536, 262'144, 1'048'576, 10'485'760};
+
+  uint64_t seed = 1;
+  int threads = 0;        // 0: all cores
+  std::string json_file;  // empty: none
+  std::string out_dir;    // empty: none
+};
+
+}  // namespace varve::cli

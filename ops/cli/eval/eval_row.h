@@ -1,0 +1,46 @@
+// The one kind of row that every part of the lab returns, and the writers of rows: table and JSON.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace varve::cli {
+
+struct Figure {
+  std::string name;
+  double value = 0;
+  bool is_detail = false;  // in JSON, not in tables
+};
+
+struct EvalRow {
+  std::string part;   // "quality" (divergence and retrieval), "planted", "rate", "tradeoff"
+  std::string model;  // directory name, or what stands for a model
+  double outliers = 1;
+  std::string codec;
+  std::string policy;
+  double bpe =
+      0;  // bits that are kept for each K or V value of a token, metadata and pruning counted
+  std::vector<Figure> figures;  // in the order of the table
+
+  void Add(std::string name, double value) { figures.push_back({std::move(name), value, false}); }
+  void AddDetail(std::string name, double value) {
+    figures.push_back({std::move(name), value, true});
+  }
+  std::optional<double> Find(std::string_view name) const;
+};
+
+// Joins rows about the same thing (all but the figures are equal): the figures of later ones are
+// added to the first.
+std::vector<EvalRow> JoinRows(std::vector<EvalRow> rows);
+
+// One table for each part, in the order in which they first occur. A figure that a row lacks is
+// "-".
+std::string FormatTables(const std::vector<EvalRow>& rows);
+// The same as Markdown.
+std::string FormatMarkdown(const std::vector<EvalRow>& rows);
+// A list with one object for each row: part, model, outliers, codec, policy, bpe, then its figures.
+std::string FormatJson(const std::vector<EvalRow>& rows);
+
+}  // namespace varve::cli

@@ -1,0 +1,33 @@
+// How far the lab is: one bar for each part, redrawn in place on a terminal, a plain line every few
+// seconds otherwise.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <string>
+
+namespace varve::cli {
+
+class LabProgress {
+ public:
+  // `out` outlives the object.
+  explicit LabProgress(std::FILE* out);
+
+  // A part of `total` units of work begins.
+  void Begin(std::string label, int64_t total);
+  // One more of them is done; the last one ends the line.
+  void Advance();
+
+ private:
+  void Draw();
+
+  std::FILE* out_;
+  bool is_terminal_;
+  std::string label_;
+  int64_t total_ = 0;
+  int64_t done_ = 0;
+  int64_t begin_us_ = 0;
+  int64_t next_draw_us_ = 0;
+};
+
+}  // namespace varve::cli

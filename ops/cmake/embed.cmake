@@ -1,0 +1,21 @@
+# Run by `cmake -P`: writes OUTPUT, a C++ file that defines the functions of HEADER, each of which returns the bytes of
+# files. FUNCTIONS is "Name=file:file Name=file"; files are relative to ROOT.
+set(code "#include \"${HEADER}\"\n\nnamespace varve::cli {\n")
+separate_arguments(FUNCTIONS)
+foreach(entry IN LISTS FUNCTIONS)
+  string(REGEX MATCH "^([^=]+)=(.+)$" matched "${entry}")
+  set(name "${CMAKE_MATCH_1}")
+  string(REPLACE ":" ";" files "${CMAKE_MATCH_2}")
+  string(APPEND code "\nstd::string_view ${name}() {\n  static constexpr unsigned char kBytes[] = {")
+  set(hex "")
+  foreach(file IN LISTS files)
+    file(READ "${ROOT}/${file}" bytes HEX)
+    string(APPEND hex "${bytes}0a")
+  endforeach()
+  # Numbers, not a string literal: there is no text that they cannot hold.
+  string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," hex "${hex}")
+  string(REGEX REPLACE "((0x..,){24})" "\\1\n" hex "${hex}")
+  string(APPEND code "\n${hex}};\n  return {reinterpret_cast<const char*>(kBytes), sizeof(kBytes)};\n}\n")
+endforeach()
+string(APPEND code "\n}  // namespace varve::cli\n")
+file(WRITE "${OUTPUT}" "${code}")

@@ -1,0 +1,89 @@
+#include "ops/cli/eval/candidates.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/support/result_matchers.h"
+
+namespace varve::cli {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr RunShape kPage{.num_kv_heads = 2, .head_dim = 64, .token_capacity = 128};
+
+const Codec* CodecOf(std::string_view name) {
+  return FindCodec(name).value();
+}
+
+TEST(Candidates, AreAllCodecsThatLoseSomething) {
+  const auto candidates = MakeCandidates({}, kPage, false);
+  ASSERT_OK(candidates);
+  ASSERT_EQ(candidates->size(), AllCodecs().size() - 1);
+  for (const Candidate& candidate : *candidates) {
+    EXPECT_NE(candidate.codec->name(), kExactCodec);
+    EXPECT_EQ(candidate.policy, PolicyChoice());
+    EXPECT_EQ(candidate.bpe, candidate.codec->BitsPerValue(kPage));
+    EXPECT_EQ(candidate.Kv().codec, candidate.codec->name());
+    EXPECT_EQ(candidate.Kv().exact_codec, "f32");
+  }
+}
+
+TEST(Candidates, BitsLeaveOutWhatNeedsMore) {
+  EvalOptions options;
+  options.max_bits = 4.25;
+  const auto candidates = MakeCandidates(options, kPage, false);
+  ASSERT_OK(candidates);
+  bool has_rot4 = false;
+  for (const Candidate& candidate : *candidates) {
+    EXPECT_LE(candidate.bpe, 4.25) << candidate.codec->name();
+    has_rot4 |= candidate.codec->name() == "rot4";  // 4.25 to the bit
+  }
+  EXPECT_TRUE(has_rot4);
+}
+
+TEST(Candidates, RefuseByName) {
+  EvalOptions options;
+  options.codecs = {"int5"};
+  EXPECT_THAT(MakeCandidates(options, kPage, false).error().message, HasSubstr("no codec 'int5'"));
+  options.codecs = {"int8"};
+  options.max_bits = 0.5;
+  EXPECT_THAT(MakeCandidates(options, kPage, false).error().message, HasSubstr("--bits 0.5"));
+  options.max_bits = 0;
+  options.policies = {"no-such-policy:0.5"};
+  EXPECT_THAT(MakeCandidates(options, kPage, false).error().message,
+              HasSubstr("no token policy 'no-such-policy'; there are: full"));
+}
+
+TEST(PolicyChoice, FullKeepsAll) {
+  ASSERT_OK(ParsePolicyChoice("full"));
+  EXPECT_EQ(ParsePolicyChoice("full")->Label(), "full");
+  EXPECT_EQ(ParsePolicyChoice("full:1")->keep, 1);
+  for (const char* label :
+       {"full:0.5", "full:0", "full:2", "full:x", "full:", "full:1x", "full:nan"}) {
+    const auto policy = ParsePolicyChoice(label);
+    ASSERT_FALSE(policy) << label;
+    EXPECT_THAT(policy.error().message, HasSubstr(label));
+  }
+}
+
+TEST(EqualBytes, EveryCodecWithItsShareOfTokensTakesTheBudget) {
+  const std::vector<const Codec*> codecs = {
+      CodecOf("bf16"), CodecOf("int8"), CodecOf("rot4"), CodecOf("rot2")};
+  const double budget = 3;
+  const auto candidates = EqualByteCandidates(codecs, "some-policy", budget, kPage);
+  ASSERT_EQ(candidates.size(), 4U);
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_NEAR(candidates[i].bpe, budget, 1e-9) << codecs[i]->name();
+    EXPECT_LT(candidates[i].policy.keep, 1);
+    EXPECT_EQ(candidates[i].policy.name, "some-policy");
+  }
+  // 16 bits and an index of 32 bits for 128 values.
+  EXPECT_NEAR(candidates[0].policy.keep, 3 / 16.25, 1e-9);
+  // What fits whole is not pruned, and costs what it costs.
+  EXPECT_EQ(candidates[3].policy.keep, 1);
+  EXPECT_EQ(candidates[3].bpe, codecs[3]->BitsPerValue(kPage));
+}
+
+}  // namespace
+}  // namespace varve::cli
