@@ -143,7 +143,7 @@ Result<void> LocalWorkerGroup::RecoverContexts() {
   VARVE_TRY(const std::vector<ContextManifest> manifests, disk_->ListManifests());
   for (const ContextManifest& manifest : manifests) {
     catalog_->AddRecovered(manifest);
-    if (const Result<void> readable = CheckModel(manifest); !readable) {
+    if (const Result<void> readable = CheckReadable(manifest); !readable) {
       spdlog::warn("{}; it can be listed and deleted, not read", readable.error().message);
       continue;
     }

@@ -91,8 +91,9 @@ class LocalWorkerGroup final : public WorkerGroup {
   void StartRanks();
   Result<void> CheckPlan(const StepPlan& plan) const;
   Result<void> CheckWork(const SequenceWork& work) const;
-  // Whether this model, with the codec tables it has, can read the context.
   Result<void> CheckModel(const ContextManifest& manifest) const;
+  // Whether this model, with the codec tables it has, can read the context.
+  Result<void> CheckReadable(const ContextManifest& manifest) const;
 
   const LocalWorkerGroupOptions options_;
   const ModelConfig config_;

@@ -14,17 +14,21 @@ namespace varve {
 
 Result<void> LocalWorkerGroup::CheckModel(const ContextManifest& manifest) const {
   if (manifest.model_hash == weights_.model_hash) {
-    const Result<ResolvedPolicy> policy = ResolvedPolicy::Resolve(manifest.policy, geometry_);
-    return policy ? Result<void>()
-                  : Error{ErrorCode::kModelMismatch,
-                          fmt::format("context '{}': {}", manifest.name, policy.error().message)};
+    return {};
   }
   return Error{ErrorCode::kModelMismatch,
-               fmt::format("context '{}' was made with the model {}, this one is {} "
-                           "(other files, or held in int8 and not as stored)",
+               fmt::format("context '{}' was made with the model {}, this one is {}",
                            manifest.name,
                            HashToHex(manifest.model_hash),
                            HashToHex(weights_.model_hash))};
+}
+
+Result<void> LocalWorkerGroup::CheckReadable(const ContextManifest& manifest) const {
+  VARVE_RETURN_IF_ERROR(CheckModel(manifest));
+  const Result<ResolvedPolicy> policy = ResolvedPolicy::Resolve(manifest.policy, geometry_);
+  return policy ? Result<void>()
+                : Error{ErrorCode::kModelMismatch,
+                        fmt::format("context '{}': {}", manifest.name, policy.error().message)};
 }
 
 Result<void> LocalWorkerGroup::OpenSequence(SequenceId sequence,
@@ -33,7 +37,7 @@ Result<void> LocalWorkerGroup::OpenSequence(SequenceId sequence,
   for (const std::optional<ContextId>& context : {options.base, options.context}) {
     if (context) {
       VARVE_TRY(const ContextManifest manifest, catalog_->Find(*context));
-      VARVE_RETURN_IF_ERROR(CheckModel(manifest));
+      VARVE_RETURN_IF_ERROR(CheckReadable(manifest));
     }
   }
   for (size_t rank = 0; rank < stores_.size(); ++rank) {
@@ -132,7 +136,7 @@ Result<void> LocalWorkerGroup::CommitContext(SequenceId sequence,
 Result<void> LocalWorkerGroup::DeleteContext(ContextId context) {
   const std::lock_guard guard(stores_mutex_);
   VARVE_TRY(const ContextManifest manifest, catalog_->Find(context));
-  if (!CheckModel(manifest)) {
+  if (!CheckReadable(manifest)) {
     // Another model's: no store knows it, and only the disk has it.
     VARVE_CHECK(disk_ != nullptr);
     VARVE_RETURN_IF_ERROR(disk_->DeleteContext(context));
@@ -160,7 +164,7 @@ Result<std::vector<int32_t>> LocalWorkerGroup::ReadContextTokens(ContextId conte
 Result<ContextUsage> LocalWorkerGroup::GetContextUsage(ContextId context) {
   const std::lock_guard guard(stores_mutex_);
   VARVE_TRY(const ContextManifest manifest, catalog_->Find(context));
-  VARVE_RETURN_IF_ERROR(CheckModel(manifest));
+  VARVE_RETURN_IF_ERROR(CheckReadable(manifest));
   ContextUsage usage{.id = context};
   for (const std::unique_ptr<KvStore>& store : stores_) {
     VARVE_TRY(const ContextUsage one, store->GetContextUsage(context));

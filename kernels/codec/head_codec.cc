@@ -39,6 +39,8 @@ void HeadCodec::Encode(const RunShape& shape,
   VARVE_CHECK(out.size() == EncodedBytes(shape));
   VARVE_CHECK(first_token == 0 && num_tokens >= 0 && num_tokens <= shape.token_capacity);
   VARVE_CHECK(!needs_tables() || context.tables != nullptr);
+  VARVE_CHECK(context.rope == nullptr ||
+              context.rope->head_dim() == static_cast<size_t>(shape.head_dim));
   const size_t head_dim = shape.head_dim;
   const size_t tokens = num_tokens;
   const size_t key_bytes = KeyBytes(head_dim, shape.token_capacity);

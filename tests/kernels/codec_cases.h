@@ -103,7 +103,7 @@ inline RunContext ContextFor(const Codec& codec, const RunShape& shape) {
     rope = ropes.emplace(shape.head_dim, Rope(spec)).first;
   }
   return {.tables = TablesFor(codec, shape.num_kv_heads, shape.head_dim),
-          .rope = &rope->second,
+          .rope = shape.head_dim % 2 == 0 ? &rope->second : nullptr,
           .first_position = 9'999'872};
 }
 

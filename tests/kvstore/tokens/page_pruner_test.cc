@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <memory>
 
 #include <gtest/gtest.h>
 
@@ -11,6 +12,7 @@
 #include "kernels/ref/reference_attention.h"
 #include "kvstore/sealer.h"
 #include "proto/base/rng.h"
+#include "tests/kernels/codec_cases.h"
 #include "tests/support/result_matchers.h"
 
 namespace varve {
@@ -25,10 +27,24 @@ constexpr uint16_t kLayer = 2;
 constexpr size_t kRow = size_t{kKvHeads} * kHeadDim;
 constexpr size_t kQueryRow = size_t{kQoHeads} * kHeadDim;
 
+// With rotary keys, and tables for the codecs that need some.
 KvGeometry Geometry() {
+  static const auto kTables = [] {
+    auto tables = std::make_shared<CodecTableSet>();
+    for (const Codec* codec : AllCodecs()) {
+      for (int32_t layer = 0; codec->needs_tables() && layer < 4; ++layer) {
+        tables->Add(codec->id(), layer, *TablesFor(*codec, kKvHeads, kHeadDim));
+      }
+    }
+    return tables;
+  }();
+  static const auto kRope =
+      std::make_shared<const Rope>(RopeSpec{.inv_freq = {1.0, 0.3, 0.1, 0.01}});
   return {.num_kv_heads = kKvHeads,
           .head_dim = kHeadDim,
           .layer_windows = {0, 0, 0, 0},
+          .layer_ropes = {kRope, kRope, kRope, kRope},
+          .codec_tables = kTables,
           .num_qo_heads = kQoHeads,
           .sm_scale = 0.35F};
 }
@@ -89,6 +105,9 @@ class PrunedPageCase {
       view.first_position = identity_.first_position + run.first_token;
       view.token_indices = run.token_indices;
       view.token_weights = run.token_weights;
+      const RunContext context = sealer_.ContextOf(*run.codec, kLayer, view.first_position);
+      view.tables = context.tables;
+      view.rope = context.rope;
       views.push_back(view);
     }
     return views;
@@ -114,6 +133,8 @@ class PrunedPageCase {
     params.lse = lse_.data();
     return params;
   }
+
+  const std::vector<float>& k() const { return k_; }
 
   // Attention over the original tokens, each with its weight (absent: pruned), as a textbook has
   // it. Returns o of one query and q head.
@@ -259,6 +280,42 @@ TEST(PagePruner, EveryCodecHoldsEveryPolicysChoice) {
           ASSERT_NEAR(page.lse()[i], want.lse[i], 2e-3);
         }
       }
+    }
+  }
+}
+
+// Codecs that undo the rotation of keys must know where each kept token stood.
+TEST(PagePruner, KeptKeysComeBackWhereTheyStood) {
+  for (const TokenPolicy* tokens : AllTokenPolicies()) {
+    PrunedPageCase page("nuq4", tokens, 0.5, 5 * kTokens);
+    const auto parsed = page.Parse();
+    ASSERT_OK(parsed);
+    for (const KvView& view : page.Views(*parsed)) {
+      std::vector<float> k(static_cast<size_t>(view.num_tokens) * kRow);
+      std::vector<float> v(k.size());
+      FindCodec(view.codec)
+          .value()
+          ->Decode({kKvHeads, kHeadDim, view.token_capacity},
+                   0,
+                   view.num_tokens,
+                   view.encoded,
+                   view.context(),
+                   k.data(),
+                   v.data());
+      double error = 0.0;
+      for (int32_t head = 0; head < kKvHeads; ++head) {
+        for (int32_t t = 0; t < view.num_tokens; ++t) {
+          const int32_t token =
+              view.token_indices == nullptr ? t : view.token_indices[head * view.num_tokens + t];
+          for (int32_t d = 0; d < kHeadDim; ++d) {
+            const auto channel = static_cast<size_t>(head * kHeadDim + d);
+            const double exact = page.k()[static_cast<size_t>(token) * kRow + channel];
+            error += std::pow(k[static_cast<size_t>(t) * kRow + channel] - exact, 2);
+          }
+        }
+      }
+      // A turn by other positions would make it 2 for these normal numbers.
+      EXPECT_LT(error / static_cast<double>(k.size()), 1.0) << tokens->name();
     }
   }
 }
