@@ -17,7 +17,8 @@ Result<void> LocalWorkerGroup::CheckModel(const ContextManifest& manifest) const
     return {};
   }
   return Error{ErrorCode::kModelMismatch,
-               fmt::format("context '{}' was made with the model {}, this one is {}",
+               fmt::format("context '{}' was made with the model {}, this one is {} "
+                           "(other files, or held in int8 and not as stored)",
                            manifest.name,
                            HashToHex(manifest.model_hash),
                            HashToHex(weights_.model_hash))};
