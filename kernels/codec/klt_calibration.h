@@ -15,7 +15,4 @@ CodecTables CalibrateKlt(const CalibrationSample& sample, size_t bits);
 // y of one key, [KltDims(head_dim)], and the norm of the dimensions that have bits.
 float TransformKltKey(const KltTables& tables, size_t head_dim, const float* k, float* y);
 
-// The number of the nearest of the levels of `bits` bits.
-uint32_t NearestKltLevel(const float* levels, size_t bits, float x);
-
 }  // namespace varve

@@ -17,6 +17,7 @@
 #include "kernels/codec/head_codec.h"
 #include "kernels/codec/klt_block.h"
 #include "kernels/codec/klt_calibration.h"
+#include "kernels/codec/lloyd_max.h"
 #include "kernels/codec/rot_rows.h"
 #include "kernels/codec/row_block.h"
 #include "kernels/cpu/attend_plan.h"
@@ -141,19 +142,6 @@ namespace varve {
 
 HWY_EXPORT(KltDecodeKeys);
 
-uint32_t NearestKltLevel(const float* levels, size_t bits, float x) {
-  const float* begin = levels + KltLevelsAt(bits);
-  const float* end = begin + (size_t{1} << bits);
-  const float* above = std::lower_bound(begin, end, x);
-  if (above == begin) {
-    return 0;
-  }
-  if (above == end || x - above[-1] <= *above - x) {
-    --above;
-  }
-  return static_cast<uint32_t>(above - begin);
-}
-
 float TransformKltKey(const KltTables& tables, size_t head_dim, const float* k, float* y) {
   const size_t dims = KltDims(head_dim);
   double sums[kMaxHeadDim] = {};
@@ -199,7 +187,8 @@ void EncodeKltKey(const KltTables& tables,
     }
     for (size_t lane = 0; lane < kKltGroup; ++lane) {
       const size_t dim = group * kKltGroup + lane;
-      const uint32_t code = NearestKltLevel(tables.levels, bits, y[dim] / norm);
+      const auto code = static_cast<uint32_t>(
+          NearestLevel({tables.levels + KltLevelsAt(bits), size_t{1} << bits}, y[dim] / norm));
       for (size_t b = 0; b < bits; ++b) {
         SetBits(codes[b], (code >> b & 1U) << lane);
       }

@@ -64,4 +64,15 @@ std::vector<float> FitLevels(std::span<const float> values,
   return levels;
 }
 
+size_t NearestLevel(std::span<const float> levels, float x) {
+  auto above = std::lower_bound(levels.begin(), levels.end(), x);
+  if (above == levels.begin()) {
+    return 0;
+  }
+  if (above == levels.end() || x - above[-1] <= *above - x) {
+    --above;
+  }
+  return static_cast<size_t>(above - levels.begin());
+}
+
 }  // namespace varve

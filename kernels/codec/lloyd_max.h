@@ -1,4 +1,4 @@
-// Levels of a scalar quantiser fitted to a sample.
+// Levels of a scalar quantiser: fitted to a sample, and found again.
 #pragma once
 
 #include <cstddef>
@@ -13,5 +13,9 @@ namespace varve {
 std::vector<float> FitLevels(std::span<const float> values,
                              std::span<const float> weights,
                              size_t count);
+
+// The number of the level that is nearest to x; of two equally near, the lower. `levels`:
+// ascending.
+size_t NearestLevel(std::span<const float> levels, float x);
 
 }  // namespace varve

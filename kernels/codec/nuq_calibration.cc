@@ -44,10 +44,7 @@ void Normalise(const Fitted& fitted, std::vector<float>* levels) {
   double mean[2] = {};
   double square[2] = {};
   for (const float value : fitted.values) {
-    float nearest = (*levels)[0];
-    for (const float level : *levels) {
-      nearest = std::fabs(value - level) < std::fabs(value - nearest) ? level : nearest;
-    }
+    const float nearest = (*levels)[NearestLevel(*levels, value)];
     const double pair[2] = {value, nearest};
     for (int i = 0; i < 2; ++i) {
       mean[i] += pair[i];

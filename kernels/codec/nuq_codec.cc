@@ -17,6 +17,7 @@
 #include "kernels/codec/codecs.h"
 #include "kernels/codec/f16_block.h"
 #include "kernels/codec/head_codec.h"
+#include "kernels/codec/lloyd_max.h"
 #include "kernels/codec/nuq_block.h"
 #include "kernels/codec/nuq_calibration.h"
 #include "kernels/codec/pack_codes.h"
@@ -68,17 +69,6 @@ namespace varve {
 HWY_EXPORT(NuqDecodeRow);
 
 namespace {
-
-uint8_t NearestLevel(const float* levels, size_t count, float x) {
-  const float* above = std::lower_bound(levels, levels + count, x);
-  if (above == levels) {
-    return 0;
-  }
-  if (above == levels + count || x - above[-1] <= *above - x) {
-    --above;
-  }
-  return static_cast<uint8_t>(above - levels);
-}
 
 // The dims of the `count` largest of |x - offset| / scale, ascending.
 std::vector<size_t> FarthestKeys(const float* x,
@@ -141,8 +131,7 @@ class NuqCodec final : public HeadCodec {
       StoreOutliers(at, t, row, FarthestKeys(row, tables, block.head_dim, at.num_outliers), out);
       RowCodes codes{};
       for (size_t i = 0; i < block.head_dim; ++i) {
-        codes.codes[i] = NearestLevel(
-            tables.key_levels, NumLevels(), (row[i] - tables.offsets[i]) / tables.scales[i]);
+        codes.codes[i] = Code(tables.key_levels, (row[i] - tables.offsets[i]) / tables.scales[i]);
       }
       PackRow(codes, bits_, block.head_dim, out + t * at.row_bytes);
     }
@@ -165,7 +154,7 @@ class NuqCodec final : public HeadCodec {
       const float offset = F16ToFloat(stored_offset);
       RowCodes codes{};
       for (size_t i = 0; i < block.head_dim && scale > 0.0F; ++i) {
-        codes.codes[i] = NearestLevel(tables.value_levels, NumLevels(), (row[i] - offset) / scale);
+        codes.codes[i] = Code(tables.value_levels, (row[i] - offset) / scale);
       }
       PackRow(codes, bits_, block.head_dim, out + t * at.row_bytes);
     }
@@ -208,7 +197,9 @@ class NuqCodec final : public HeadCodec {
   }
 
  private:
-  size_t NumLevels() const { return size_t{1} << bits_; }
+  uint8_t Code(const float* levels, float x) const {
+    return static_cast<uint8_t>(NearestLevel({levels, size_t{1} << bits_}, x));
+  }
   NuqLayout LayoutOf(const Block& block) const {
     return NuqLayoutOf(bits_, sparse_, block.head_dim, block.token_capacity);
   }
