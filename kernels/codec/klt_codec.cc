@@ -208,6 +208,7 @@ class KltCodec final : public HeadCodec {
   KltCodec(CodecId id, std::string_view name, size_t bits) : id_(id), name_(name), bits_(bits) {}
 
   CodecId id() const override { return id_; }
+  uint16_t version() const override { return 2; }  // values as in version 2 of rot
   std::string_view name() const override { return name_; }
   bool needs_tables() const override { return true; }
   CodecTables Calibrate(const CalibrationSample& sample) const override {

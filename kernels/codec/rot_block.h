@@ -28,20 +28,24 @@ namespace varve {
 
 inline constexpr size_t kMaxRotLevels = 8;  // magnitudes of 4 bits
 
-// Magnitudes of the levels and the thresholds between them, for unit variance. The lists end with
-// 2^(bits - 1) levels and one threshold less.
+// Max's magnitudes of the levels and the thresholds between them, for unit variance. The levels are
+// rounded to 127ths of the largest, so that integer arithmetic is exact on them; that costs less
+// than a hundredth of the distortion. The lists end with 2^(bits - 1) levels and one threshold
+// less.
 struct RotTable {
-  float levels[kMaxRotLevels];
+  float step;
+  int8_t levels[kMaxRotLevels];  // in steps
   float thresholds[kMaxRotLevels - 1];
 };
 
 inline constexpr RotTable kRotTables[] = {
-    // 2 bits
-    {{0.4528F, 1.5104F}, {0.9816F}},
-    // 3 bits
-    {{0.2451F, 0.7560F, 1.3439F, 2.1520F}, {0.5006F, 1.0500F, 1.7480F}},
-    // 4 bits
-    {{0.1284F, 0.3881F, 0.6568F, 0.9424F, 1.2562F, 1.6181F, 2.0690F, 2.7326F},
+    // 2 bits: 0.4528, 1.5104
+    {1.5104F / 127.0F, {38, 127}, {0.9816F}},
+    // 3 bits: 0.2451, 0.7560, 1.3439, 2.1520
+    {2.1520F / 127.0F, {14, 45, 79, 127}, {0.5006F, 1.0500F, 1.7480F}},
+    // 4 bits: 0.1284, 0.3881, 0.6568, 0.9424, 1.2562, 1.6181, 2.0690, 2.7326
+    {2.7326F / 127.0F,
+     {6, 18, 31, 44, 58, 75, 96, 127},
      {0.2582F, 0.5224F, 0.7996F, 1.0993F, 1.4371F, 1.8435F, 2.4008F}},
 };
 
@@ -53,10 +57,15 @@ VARVE_HD constexpr RowFormat RotFormat(size_t bits, size_t head_dim) {
   return {.row_bytes = PackedBytes(bits, head_dim), .num_params = 1};
 }
 
-VARVE_HD constexpr float RotLevel(size_t bits, uint32_t code) {
+// In steps.
+VARVE_HD constexpr int8_t RotCodeLevel(size_t bits, uint32_t code) {
   const uint32_t sign_bit = 1U << (bits - 1);
-  const float level = RotTableOf(bits).levels[code & (sign_bit - 1)];
-  return (code & sign_bit) != 0 ? -level : level;
+  const int8_t level = RotTableOf(bits).levels[code & (sign_bit - 1)];
+  return static_cast<int8_t>((code & sign_bit) != 0 ? -level : level);
+}
+
+VARVE_HD constexpr float RotLevel(size_t bits, uint32_t code) {
+  return static_cast<float>(RotCodeLevel(bits, code)) * RotTableOf(bits).step;
 }
 
 // The size of the Hadamard matrices.

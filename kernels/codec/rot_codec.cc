@@ -80,11 +80,12 @@ float QuantizeRow(const RotRow& row, size_t head_dim, float sigma, RowCodes* cod
     for (size_t part = 0; part < kSumParts; part += lanes) {
       const auto y = hn::Load(d, row.values + i + part);
       const auto magnitude = hn::Abs(y);
-      auto level = hn::Set(d, kTable.levels[0]);
+      auto level = hn::Set(d, RotLevel(kBits, 0));
       auto code = hn::Zero(d32);
       for (size_t j = 0; j + 1 < kLevels; ++j) {
         const auto above = hn::Gt(magnitude, hn::Set(d, kTable.thresholds[j] * sigma));
-        level = hn::IfThenElse(above, hn::Set(d, kTable.levels[j + 1]), level);
+        level =
+            hn::IfThenElse(above, hn::Set(d, RotLevel(kBits, static_cast<uint32_t>(j + 1))), level);
         // A mask is -1.
         code = hn::Sub(code, hn::BitCast(d32, hn::VecFromMask(d, above)));
       }
@@ -185,6 +186,7 @@ class RotCodec final : public RowCodec {
   RotCodec(CodecId id, std::string_view name, size_t bits) : id_(id), name_(name), bits_(bits) {}
 
   CodecId id() const override { return id_; }
+  uint16_t version() const override { return 2; }  // 1 had levels that were no multiples of a step
   std::string_view name() const override { return name_; }
 
  protected:

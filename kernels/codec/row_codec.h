@@ -12,7 +12,7 @@ namespace varve {
 
 class RowCodec : public Codec {
  public:
-  uint16_t version() const final { return 1; }
+  uint16_t version() const override { return 1; }
   bool appendable() const final { return false; }
   size_t EncodedBytes(const RunShape& shape) const final;
   // Tokens that the run has room for but does not hold are zero, so that equal tokens give equal

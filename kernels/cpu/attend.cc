@@ -169,6 +169,21 @@ void Attend(const AttendParams& params, AttendScratch& scratch, ThreadTeam& team
   });
 }
 
+double AttendTolerance(CodecId codec) {
+  switch (codec) {
+    case CodecId::kInt8:
+    case CodecId::kInt4:
+    case CodecId::kInt3:
+    case CodecId::kInt2:
+    case CodecId::kRot4:
+    case CodecId::kRot3:
+    case CodecId::kRot2:
+      return 3e-4;
+    default:
+      return 1e-5;
+  }
+}
+
 int32_t NumTiles(const KvView& view) {
   return (view.num_tokens + kTileTokens - 1) / kTileTokens;
 }

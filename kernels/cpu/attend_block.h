@@ -30,7 +30,7 @@ struct AttendBlock {
 };
 
 // Attends from the encoded bytes, which are read once for all rows. REQUIRES: at most kFewRows
-// rows, head_dim % 8 == 0.
+// rows, head_dim % kFewHeadDims == 0.
 void AttendFew(const AttendBlock& block);
 size_t FewScratchFloats(const AttendPlan& plan, int32_t head_dim);
 

@@ -11,8 +11,7 @@ AttendPlan PlanAttend(const AttendShape& shape) {
   VARVE_CHECK(shape.head_dim >= 1 && shape.head_dim <= kMaxHeadDim);
   AttendPlan plan{};
   plan.group_size = shape.num_qo_heads / shape.num_kv_heads;
-  // The vectors of attend_few.cc have no tails: it takes the head dims that all real models have.
-  plan.few = shape.num_queries * plan.group_size <= kFewRows && shape.head_dim % 8 == 0;
+  plan.few = shape.num_queries * plan.group_size <= kFewRows && shape.head_dim % kFewHeadDims == 0;
   plan.queries_per_block =
       plan.few ? shape.num_queries
                : std::min(shape.num_queries, std::max(1, kManyRows / plan.group_size));

@@ -20,6 +20,8 @@ inline constexpr int32_t kMaxHeadDim = 256;
 // Up to this many rows a block is served from the encoded bytes (attend_few.cc), beyond by widened
 // tiles (attend_many.cc).
 inline constexpr int32_t kFewRows = 16;
+// ... if head_dim is a multiple of this, as it is in almost all models: its loops have no tails.
+inline constexpr int32_t kFewHeadDims = 64;
 // Rows of a block of many: queries, scores and sums of a tile stay in the L2 cache.
 inline constexpr int32_t kManyRows = 192;
 // Rows are padded to this many floats so that whole vectors can be stored: the widest panel of any

@@ -41,6 +41,7 @@ inline float LogSum(float max, float sum) {
 // the last vector.
 struct SoftmaxArgs {
   const float* key_scales = nullptr;     // multiply the scores; null: ones
+  float score_factor = 1.0F;             // likewise, if there are key_scales
   const float* key_offsets = nullptr;    // times the sum of the query, added to the scores
   const float* value_scales = nullptr;   // multiply the weights of the values; null: ones
   const float* value_offsets = nullptr;  // times their weights, added to every dimension
@@ -67,8 +68,9 @@ HWY_INLINE void PrepareScores(D d,
                               float q_sum,
                               float* scores) {
   if (args.key_scales != nullptr) {
+    const auto factor = hn::Set(d, args.score_factor);
     for (size_t i = columns.first; i < columns.last; i += hn::Lanes(d)) {
-      const auto scale = hn::LoadU(d, args.key_scales + i);
+      const auto scale = hn::Mul(factor, hn::LoadU(d, args.key_scales + i));
       hn::StoreU(hn::Mul(hn::LoadU(d, scores + i), scale), d, scores + i);
     }
   }

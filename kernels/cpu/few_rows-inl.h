@@ -20,9 +20,9 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 using FourTag = hn::FixedTag<float, 4>;
 
-// Sums the parts of a vector down to four lanes.
+// Sums the parts of a vector down to four lanes. Of floats, as all here, or of 32-bit integers.
 template <class D>
-HWY_INLINE hn::Vec<FourTag> FoldToFour(D /*d*/, hn::Vec<D> x) {
+HWY_INLINE hn::Vec<hn::Rebind<hn::TFromD<D>, FourTag>> FoldToFour(D /*d*/, hn::Vec<D> x) {
   if constexpr (hn::MaxLanes(D()) == 4) {
     return x;
   } else {
@@ -39,9 +39,14 @@ HWY_INLINE hn::Vec<FourTag> SumFour(D d, hn::Vec<D> a, hn::Vec<D> b, hn::Vec<D> 
       hn::BitCast(pairs, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
   const auto ce =
       hn::BitCast(pairs, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)));
-  return FoldToFour(d,
-                    hn::Add(hn::BitCast(d, hn::InterleaveLower(pairs, ab, ce)),
-                            hn::BitCast(d, hn::InterleaveUpper(pairs, ab, ce))));
+  const auto four = FoldToFour(d,
+                               hn::Add(hn::BitCast(d, hn::InterleaveLower(pairs, ab, ce)),
+                                       hn::BitCast(d, hn::InterleaveUpper(pairs, ab, ce))));
+  if constexpr (hwy::IsFloat<hn::TFromD<D>>()) {
+    return four;
+  } else {
+    return hn::ConvertTo(FourTag(), four);
+  }
 }
 
 // Keeps the compiler from loading a value again for each use: two loads per cycle are fewer than
@@ -78,7 +83,8 @@ HWY_INLINE void StoreSums(D d,
   } else {
     for (size_t row = 0; row < kRows; ++row) {
       for (size_t t = 0; t < kTokens; ++t) {
-        scores[row * kTileTokens + t] = SumLanes(d, sum[row][t]);
+        const hn::Vec<D> none = hn::Zero(d);
+        scores[row * kTileTokens + t] = hn::GetLane(SumFour(d, sum[row][t], none, none, none));
       }
     }
   }

@@ -44,6 +44,21 @@ HWY_INLINE V32 AddPairProducts(V32 sum, V16 a, V16 b) {
 #endif
 }
 
+// The same with b in memory, of the whole vector of 16-bit integers that starts at `b`.
+template <bool kVnni, class V32, class V16>
+HWY_INLINE V32 AddPairProductsFrom(V32 sum, V16 a, const int16_t* b) {
+#if HWY_TARGET == HWY_AVX2
+  // Registers are what limits a tile: a factor that few products share is better left in memory.
+  V16 products;
+  asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0"
+      : "+x"(sum.raw), "=&x"(products.raw)
+      : "x"(a.raw), "m"(*reinterpret_cast<const V16*>(b)));
+  return sum;
+#else
+  return AddPairProducts<kVnni>(sum, a, hn::LoadU(hn::DFromV<V16>(), b));
+#endif
+}
+
 inline bool HasVnni() {
 #if HWY_TARGET == HWY_AVX3
   return __builtin_cpu_supports("avx512vnni") != 0;

@@ -35,6 +35,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 template <DType kDType>
 class ExactReader {
  public:
+  static constexpr bool kInteger = false;
   static constexpr bool kScaled = false;
   static constexpr bool kHasOffset = false;
   static constexpr bool kRotated = false;
@@ -46,6 +47,8 @@ class ExactReader {
                 ExactValueOffset(kv_head, view.token_capacity, head_dim) * kStoredBytes<kDType>),
         row_bytes_(head_dim * kStoredBytes<kDType>) {}
 
+  static constexpr bool has_offset() { return kHasOffset; }
+  static constexpr bool rotated() { return kRotated; }
   void Prepare(size_t /*first_token*/, size_t /*num_tokens*/) const {}
 
   template <class D>
@@ -177,6 +180,7 @@ struct RotCodes {
 template <class Codes>
 class RowReader {
  public:
+  static constexpr bool kInteger = false;
   static constexpr bool kScaled = true;
   static constexpr bool kHasOffset = Codes::kHasOffset;
   static constexpr bool kRotated = Codes::kRotated;
@@ -192,6 +196,8 @@ class RowReader {
     v_params_ = view.encoded.data() + at.v_params;
   }
 
+  static constexpr bool has_offset() { return kHasOffset; }
+  static constexpr bool rotated() { return kRotated; }
   void Prepare(size_t /*first_token*/, size_t /*num_tokens*/) const {}
 
   template <class D>
@@ -207,6 +213,19 @@ class RowReader {
   }
   float ValueScalar(size_t token, size_t i) const {
     return Codes::LoadScalar(v_codes_ + token * row_bytes_, i, head_dim_);
+  }
+  // Scales, and offsets if there are some, of `count` tokens.
+  void LoadKeyParams(size_t token, size_t count, float* scales, float* offsets) const {
+    for (size_t i = 0; i < count; ++i) {
+      scales[i] = KeyScale(token + i);
+      offsets[i] = KeyOffset(token + i);
+    }
+  }
+  void LoadValueParams(size_t token, size_t count, float* scales, float* offsets) const {
+    for (size_t i = 0; i < count; ++i) {
+      scales[i] = ValueScale(token + i);
+      offsets[i] = ValueOffset(token + i);
+    }
   }
   float KeyScale(size_t token) const { return Param(k_params_, 0, token); }
   float ValueScale(size_t token) const { return Param(v_params_, 0, token); }
@@ -232,6 +251,7 @@ class RowReader {
 // Runs that are decoded tile by tile, by a HeadCodec, into scratch memory that stays in the cache.
 class DecodedReader {
  public:
+  static constexpr bool kInteger = false;
   static constexpr bool kScaled = false;
   static constexpr bool kHasOffset = false;
   static constexpr bool kRotated = false;
@@ -252,6 +272,8 @@ class DecodedReader {
         keys_(scratch),
         values_(scratch + kTileTokens * head_dim) {}
 
+  static constexpr bool has_offset() { return kHasOffset; }
+  static constexpr bool rotated() { return kRotated; }
   void Prepare(size_t first_token, size_t num_tokens) const {
     codec_->DecodeHead(shape_,
                        kv_head_,

@@ -170,24 +170,26 @@ std::string CompareArrays(const std::vector<float>& actual,
 
 std::string CheckAgainstReference(const AttendCase& attend_case, ThreadTeam& team) {
   // kernels/README.md, "Tolerances".
-  constexpr double kAbsolute = 1e-5;
-  constexpr double kRelative = 1e-5;
+  double tolerance = 0.0;
+  for (const ViewCase& view : attend_case.views) {
+    tolerance = std::max(tolerance, AttendTolerance(view.codec));
+  }
   AttendProblem problem(attend_case);
   problem.Run(team);
   const std::vector<float> o = problem.o();
   const std::vector<float> lse = problem.lse();
   const std::vector<float> lse_per_view = problem.lse_per_view();
   const ReferenceState expected = ReferenceAttend(problem.Params());
-  std::string wrong = CompareArrays(lse, expected.lse, kAbsolute, kRelative);
+  std::string wrong = CompareArrays(lse, expected.lse, tolerance, tolerance);
   if (!wrong.empty()) {
     return "lse " + wrong + " in " + Describe(attend_case);
   }
-  wrong = CompareArrays(o, expected.o, kAbsolute, kRelative);
+  wrong = CompareArrays(o, expected.o, tolerance, tolerance);
   if (!wrong.empty()) {
     return "o " + wrong + " in " + Describe(attend_case);
   }
   if (attend_case.per_view) {
-    wrong = CompareArrays(lse_per_view, expected.lse_per_view, kAbsolute, kRelative);
+    wrong = CompareArrays(lse_per_view, expected.lse_per_view, tolerance, tolerance);
     if (!wrong.empty()) {
       return "lse_per_view " + wrong + " in " + Describe(attend_case);
     }

@@ -226,7 +226,8 @@ TEST(Attend, OneQueryAloneEqualsTheSameQueryInAChunk) {
     params.o = alone.data();
     params.lse = lse.data();
     Attend(params, scratch, team);
-    EXPECT_EQ(CompareArrays(alone, {together.begin(), together.end()}, 1e-5, 1e-5), "");
+    const double tolerance = AttendTolerance(CodecId::kInt8);
+    EXPECT_EQ(CompareArrays(alone, {together.begin(), together.end()}, tolerance, tolerance), "");
   }
 }
 

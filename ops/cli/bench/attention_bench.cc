@@ -159,9 +159,10 @@ void Workload::Run(ThreadTeam& team) {
 std::string Workload::Verify(ThreadTeam& team) {
   Run(team);
   const ReferenceState expected = ReferenceAttend(Params());
+  const double tolerance = AttendTolerance(views_.front().codec);
   for (size_t i = 0; i < o_.size(); ++i) {
     // Written so that NaN fails, too.
-    if (!(std::fabs(o_[i] - expected.o[i]) <= 1e-5 + 1e-5 * std::fabs(expected.o[i]))) {
+    if (!(std::fabs(o_[i] - expected.o[i]) <= tolerance * (1.0 + std::fabs(expected.o[i])))) {
       return "o[" + std::to_string(i) + "] is " + std::to_string(o_[i]) + ", the reference has " +
              std::to_string(expected.o[i]);
     }
