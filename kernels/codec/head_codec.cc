@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/codec/f16_block.h"
+#include "kernels/codec/rot_rows.h"
 #include "proto/base/check.h"
 
 namespace varve {
@@ -83,6 +84,9 @@ void HeadCodec::Decode(const RunShape& shape,
   for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
     DecodeHead(
         shape, head, first_token, num_tokens, encoded, context, head_k.data(), head_v.data());
+    if (values_rotated()) {
+      UnrotateRows(num_tokens, head_dim, head_v.data());
+    }
     for (size_t t = 0; t < static_cast<size_t>(num_tokens); ++t) {
       const size_t target = t * token_values + head * head_dim;
       std::copy_n(head_k.data() + t * head_dim, head_dim, k + target);

@@ -37,6 +37,9 @@ class HeadCodec : public Codec {
               const RunContext& context,
               float* k,
               float* v) const final;
+  // True if DecodeHead leaves values in the rotated coordinates of rot_block.h: attention turns its
+  // sums back once instead of every value.
+  virtual bool values_rotated() const { return false; }
   // Tokens [first_token, first_token + num_tokens) of one kv head; k, v: [num_tokens, head_dim].
   void DecodeHead(const RunShape& shape,
                   int32_t kv_head,
@@ -68,7 +71,7 @@ class HeadCodec : public Codec {
                             size_t num_tokens,
                             const float* x,
                             std::byte* out) const = 0;
-  // x: [num_tokens, head_dim], out.
+  // x: [num_tokens, head_dim], out; values rotated if values_rotated().
   virtual void DecodeKeys(const Block& block,
                           const std::byte* encoded,
                           size_t first_token,

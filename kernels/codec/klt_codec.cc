@@ -30,19 +30,44 @@ namespace hn = hwy::HWY_NAMESPACE;
 // A group has eight dimensions: on targets with four lanes it is two vectors.
 using KltTag = hn::CappedTag<float, kKltGroup>;
 
-// The levels of one group's codes, `bits` bytes at `codes`.
-HWY_INLINE void LoadKltGroup(const std::byte* codes, size_t bits, const float* levels, float* out) {
+// The levels of one group's codes, kBits bytes at `codes`.
+template <size_t kBits>
+HWY_INLINE void LoadKltGroup(const std::byte* codes, const float* levels, float* out) {
   const KltTag d;
   const hn::RebindToSigned<KltTag> d32;
   for (size_t lane = 0; lane < kKltGroup; lane += hn::Lanes(d)) {
     const auto masks = hn::Shl(hn::Set(d32, 1), hn::Iota(d32, static_cast<int32_t>(lane)));
     auto code = hn::Zero(d32);
-    for (size_t b = 0; b < bits; ++b) {
+#pragma GCC unroll 6
+    for (size_t b = 0; b < kBits; ++b) {
       const auto byte = hn::Set(d32, static_cast<int32_t>(codes[b]));
       const auto is_set = hn::VecFromMask(d32, hn::TestBit(byte, masks));
       code = hn::Or(code, hn::And(is_set, hn::Set(d32, 1 << b)));
     }
-    hn::StoreU(hn::GatherIndex(d, levels + KltLevelsAt(bits), code), d, out + lane);
+    hn::StoreU(hn::GatherIndex(d, levels + KltLevelsAt(kBits), code), d, out + lane);
+  }
+}
+
+HWY_INLINE void LoadKltGroup(const std::byte* codes, size_t bits, const float* levels, float* out) {
+  switch (bits) {
+    case 1:
+      LoadKltGroup<1>(codes, levels, out);
+      break;
+    case 2:
+      LoadKltGroup<2>(codes, levels, out);
+      break;
+    case 3:
+      LoadKltGroup<3>(codes, levels, out);
+      break;
+    case 4:
+      LoadKltGroup<4>(codes, levels, out);
+      break;
+    case 5:
+      LoadKltGroup<5>(codes, levels, out);
+      break;
+    default:
+      LoadKltGroup<6>(codes, levels, out);
+      break;
   }
 }
 
@@ -68,8 +93,58 @@ HWY_INLINE void LoadKltToken(const std::byte* codes,
 }
 
 inline constexpr size_t kKltTokens = 4;
+// Tokens whose coordinates stay in the L1 cache while all columns of the transform go by.
+inline constexpr size_t kKltChunk = 16;
 
-// x[t] = mean + sum over the dimensions that have bits of y[t][dim] * inverse[dim].
+// x[t, i ..] of kVectors vectors: mean + sum over the dimensions that have bits of y[t][dim] *
+// inverse[dim].
+template <size_t kVectors, class D>
+void MultiplyKltColumns(D d,
+                        const KltTables& tables,
+                        const float (*y)[kMaxHeadDim],
+                        size_t num_tokens,
+                        size_t head_dim,
+                        size_t num_groups,
+                        size_t i,
+                        float* HWY_RESTRICT x) {
+  using V = hn::Vec<D>;
+  const size_t lanes = hn::Lanes(d);
+  V sum[kKltTokens][kVectors];
+#pragma GCC unroll 4
+  for (size_t t = 0; t < kKltTokens; ++t) {
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v) {
+      sum[t][v] = hn::LoadU(d, tables.mean + i + v * lanes);
+    }
+  }
+  for (size_t group = 0; group < num_groups; ++group) {
+    if (tables.group_bits[group] == 0.0F) {
+      continue;
+    }
+    for (size_t dim = group * kKltGroup; dim < (group + 1) * kKltGroup; ++dim) {
+      V row[kVectors];
+#pragma GCC unroll 4
+      for (size_t v = 0; v < kVectors; ++v) {
+        row[v] = hn::LoadU(d, tables.inverse + dim * head_dim + i + v * lanes);
+      }
+#pragma GCC unroll 4
+      for (size_t t = 0; t < kKltTokens; ++t) {
+        const V factor = hn::Set(d, y[t][dim]);
+#pragma GCC unroll 4
+        for (size_t v = 0; v < kVectors; ++v) {
+          sum[t][v] = hn::MulAdd(factor, row[v], sum[t][v]);
+        }
+      }
+    }
+  }
+  for (size_t t = 0; t < num_tokens; ++t) {
+    for (size_t v = 0; v < kVectors; ++v) {
+      hn::StoreU(sum[t][v], d, x + t * head_dim + i + v * lanes);
+    }
+  }
+}
+
+// y: [kKltChunk], readable to a whole number of kKltTokens.
 void MultiplyKlt(const KltTables& tables,
                  const float (*y)[kMaxHeadDim],
                  size_t num_tokens,
@@ -77,28 +152,20 @@ void MultiplyKlt(const KltTables& tables,
                  size_t num_groups,
                  float* x) {
   const hn::ScalableTag<float> d;
-  using V = hn::Vec<decltype(d)>;
+  const size_t lanes = hn::Lanes(d);
+  const auto columns = [&](auto multiply, size_t i) HWY_ATTR {
+    for (size_t t = 0; t < num_tokens; t += kKltTokens) {
+      const size_t count = std::min(kKltTokens, num_tokens - t);
+      multiply(d, tables, y + t, count, head_dim, num_groups, i, x + t * head_dim);
+    }
+  };
   size_t i = 0;
-  for (; i + hn::Lanes(d) <= head_dim; i += hn::Lanes(d)) {
-    V sum[kKltTokens];
-    for (V& s : sum) {
-      s = hn::LoadU(d, tables.mean + i);
-    }
-    for (size_t group = 0; group < num_groups; ++group) {
-      if (tables.group_bits[group] == 0.0F) {
-        continue;
-      }
-      for (size_t dim = group * kKltGroup; dim < (group + 1) * kKltGroup; ++dim) {
-        const auto row = hn::LoadU(d, tables.inverse + dim * head_dim + i);
-#pragma GCC unroll 4
-        for (size_t t = 0; t < kKltTokens; ++t) {
-          sum[t] = hn::MulAdd(hn::Set(d, y[t][dim]), row, sum[t]);
-        }
-      }
-    }
-    for (size_t t = 0; t < num_tokens; ++t) {
-      hn::StoreU(sum[t], d, x + t * head_dim + i);
-    }
+  // Four tokens by two vectors are the eight sums that keep two FMA units busy.
+  for (; i + 2 * lanes <= head_dim; i += 2 * lanes) {
+    columns(MultiplyKltColumns<2, decltype(d)>, i);
+  }
+  for (; i + lanes <= head_dim; i += lanes) {
+    columns(MultiplyKltColumns<1, decltype(d)>, i);
   }
   for (; i < head_dim; ++i) {
     for (size_t t = 0; t < num_tokens; ++t) {
@@ -122,9 +189,11 @@ void KltDecodeKeys(const KltTables& tables,
                    size_t head_dim,
                    float* x) {
   const size_t num_groups = KltDims(head_dim) / kKltGroup;
-  alignas(64) float y[kKltTokens][kMaxHeadDim] = {};
-  for (size_t begin = 0; begin < num_tokens; begin += kKltTokens) {
-    const size_t count = std::min(kKltTokens, num_tokens - begin);
+  alignas(64) float y[kKltChunk][kMaxHeadDim];
+  // Read to the end of the last four tokens.
+  std::fill(&y[0][0], &y[0][0] + kKltChunk * kMaxHeadDim, 0.0F);
+  for (size_t begin = 0; begin < num_tokens; begin += kKltChunk) {
+    const size_t count = std::min(kKltChunk, num_tokens - begin);
     for (size_t t = 0; t < count; ++t) {
       uint16_t scale;
       std::memcpy(&scale, scales + (begin + t) * sizeof(scale), sizeof(scale));
@@ -214,6 +283,7 @@ class KltCodec final : public HeadCodec {
   CodecTables Calibrate(const CalibrationSample& sample) const override {
     return CalibrateKlt(sample, bits_);
   }
+  bool values_rotated() const override { return true; }
   size_t TableFloats(size_t num_kv_heads, size_t head_dim) const override {
     return KltTableFloats(num_kv_heads, head_dim);
   }
@@ -272,17 +342,12 @@ class KltCodec final : public HeadCodec {
                     size_t num_tokens,
                     float* x) const override {
     const size_t row_bytes = PackedBytes(bits_, block.head_dim);
-    for (size_t t = 0; t < num_tokens; ++t) {
-      uint16_t scale;
-      std::memcpy(&scale,
-                  encoded + block.token_capacity * row_bytes + (first_token + t) * sizeof(scale),
-                  sizeof(scale));
-      DecodeRotRow(bits_,
-                   encoded + (first_token + t) * row_bytes,
-                   scale,
-                   block.head_dim,
-                   x + t * block.head_dim);
-    }
+    DecodeRotRows(bits_,
+                  encoded + first_token * row_bytes,
+                  encoded + block.token_capacity * row_bytes + first_token * sizeof(uint16_t),
+                  num_tokens,
+                  block.head_dim,
+                  x);
   }
 
  private:

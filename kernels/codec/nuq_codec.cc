@@ -27,7 +27,27 @@ HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// out[i] = levels[code i] * scale of i + offset of i.
+// levels[code] of every lane, from registers: a gather is several times as dear.
+template <size_t kBits, class D>
+HWY_INLINE hn::Vec<D> LevelsOf(D d, const float* levels, hn::Vec<hn::RebindToSigned<D>> codes) {
+  const hn::RebindToSigned<D> d32;
+  constexpr size_t kLanes = hn::MaxLanes(D());
+  constexpr size_t kLevels = size_t{1} << kBits;
+  if constexpr (kLevels <= kLanes) {
+    return hn::TableLookupLanes(hn::LoadU(d, levels), hn::IndicesFromVec(d, codes));
+  } else if constexpr (kLevels == 2 * kLanes) {
+    const auto within = hn::IndicesFromVec(d, hn::And(codes, hn::Set(d32, kLanes - 1)));
+    const auto low = hn::TableLookupLanes(hn::LoadU(d, levels), within);
+    const auto high = hn::TableLookupLanes(hn::LoadU(d, levels + kLanes), within);
+    const auto is_high = hn::ShiftLeft<32 - static_cast<int>(kBits)>(codes);
+    return hn::IfNegativeThenElse(hn::BitCast(d, is_high), high, low);
+  } else {
+    return hn::GatherIndex(d, levels, codes);
+  }
+}
+
+// out[i] = levels[code i] * scale of i + offset of i. More of the tables lies behind the levels: a
+// whole vector can be read.
 template <size_t kBits>
 void NuqDecodeRowOf(const std::byte* row,
                     const float* levels,
@@ -38,7 +58,7 @@ void NuqDecodeRowOf(const std::byte* row,
   const hn::CappedTag<float, 8> d;
   size_t i = 0;
   for (; i + hn::Lanes(d) <= head_dim; i += hn::Lanes(d)) {
-    const auto level = hn::GatherIndex(d, levels, LoadCodes<kBits>(d, row, i, head_dim));
+    const auto level = LevelsOf<kBits>(d, levels, LoadCodes<kBits>(d, row, i, head_dim));
     const auto scaled = hn::Mul(level, hn::LoadU(d, scales + i));
     hn::StoreU(hn::Add(scaled, hn::LoadU(d, offsets + i)), d, out + i);
   }

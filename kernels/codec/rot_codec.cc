@@ -10,11 +10,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "kernels/codec/codecs.h"
 #include "kernels/codec/pack_codes.h"
 #include "kernels/codec/rot_rows.h"
 #include "kernels/codec/row_codec.h"
+#include "kernels/cpu/rot_codes-inl.h"
 #include "kernels/cpu/rotate-inl.h"
 
 #ifndef VARVE_KERNELS_CODEC_ROT_CODEC_ONCE_
@@ -140,18 +142,45 @@ void RotEncodeRow(size_t bits,
   }
 }
 
-void RotDecodeRow(size_t bits,
-                  const std::byte* packed,
-                  const uint16_t* params,
-                  size_t head_dim,
-                  float* out) {
-  RowCodes codes;
-  UnpackRow(packed, bits, head_dim, &codes);
-  const float scale = F16ToFloat(params[0]);
-  for (size_t i = 0; i < head_dim; ++i) {
-    out[i] = scale * RotLevel(bits, codes.codes[i]);
+template <size_t kBits>
+void RotDecodeRowsOf(const std::byte* packed,
+                     const std::byte* scales,
+                     size_t num_rows,
+                     size_t head_dim,
+                     float* out) {
+  const hn::CappedTag<float, 8> d;
+  const size_t row_bytes = PackedBytes(kBits, head_dim);
+  for (size_t row = 0; row < num_rows; ++row, packed += row_bytes, out += head_dim) {
+    uint16_t bits;
+    std::memcpy(&bits, scales + row * sizeof(bits), sizeof(bits));
+    const float scale = F16ToFloat(bits);
+    size_t i = 0;
+    for (; i + hn::Lanes(d) <= head_dim; i += hn::Lanes(d)) {
+      const auto level = RotCodes<kBits>::Load(d, packed, i, head_dim);
+      hn::StoreU(hn::Mul(hn::Set(d, scale), level), d, out + i);
+    }
+    for (; i < head_dim; ++i) {
+      out[i] = scale * RotCodes<kBits>::LoadScalar(packed, i, head_dim);
+    }
   }
-  UnrotateRow(out, head_dim);
+}
+
+void RotDecodeRows(size_t bits,
+                   const std::byte* packed,
+                   const std::byte* scales,
+                   size_t num_rows,
+                   size_t head_dim,
+                   float* out) {
+  const auto decode = bits == 4   ? RotDecodeRowsOf<4>
+                      : bits == 3 ? RotDecodeRowsOf<3>
+                                  : RotDecodeRowsOf<2>;
+  decode(packed, scales, num_rows, head_dim, out);
+}
+
+void RotUnrotateRows(size_t num_rows, size_t head_dim, float* x) {
+  for (size_t row = 0; row < num_rows; ++row) {
+    UnrotateRow(x + row * head_dim, head_dim);
+  }
 }
 
 }  // namespace varve::HWY_NAMESPACE
@@ -161,7 +190,8 @@ HWY_AFTER_NAMESPACE();
 namespace varve {
 
 HWY_EXPORT(RotEncodeRow);
-HWY_EXPORT(RotDecodeRow);
+HWY_EXPORT(RotDecodeRows);
+HWY_EXPORT(RotUnrotateRows);
 
 void EncodeRotRow(size_t bits,
                   const float* x,
@@ -171,12 +201,17 @@ void EncodeRotRow(size_t bits,
   HWY_DYNAMIC_DISPATCH(RotEncodeRow)(bits, x, head_dim, packed, scale);
 }
 
-void DecodeRotRow(size_t bits,
-                  const std::byte* packed,
-                  uint16_t scale,
-                  size_t head_dim,
-                  float* out) {
-  HWY_DYNAMIC_DISPATCH(RotDecodeRow)(bits, packed, &scale, head_dim, out);
+void DecodeRotRows(size_t bits,
+                   const std::byte* packed,
+                   const std::byte* scales,
+                   size_t num_rows,
+                   size_t head_dim,
+                   float* out) {
+  HWY_DYNAMIC_DISPATCH(RotDecodeRows)(bits, packed, scales, num_rows, head_dim, out);
+}
+
+void UnrotateRows(size_t num_rows, size_t head_dim, float* x) {
+  HWY_DYNAMIC_DISPATCH(RotUnrotateRows)(num_rows, head_dim, x);
 }
 
 namespace {
@@ -201,7 +236,9 @@ class RotCodec final : public RowCodec {
                  const uint16_t* params,
                  size_t head_dim,
                  float* out) const override {
-    DecodeRotRow(bits_, codes, params[0], head_dim, out);
+    const auto* scale = reinterpret_cast<const std::byte*>(params);
+    DecodeRotRows(bits_, codes, scale, 1, head_dim, out);
+    UnrotateRows(1, head_dim, out);
   }
 
  private:

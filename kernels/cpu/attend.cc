@@ -178,6 +178,10 @@ double AttendTolerance(CodecId codec) {
     case CodecId::kRot4:
     case CodecId::kRot3:
     case CodecId::kRot2:
+    case CodecId::kKivi4:
+    case CodecId::kKivi2:
+    case CodecId::kKivi4G32:
+    case CodecId::kKivi2G32:
       return 3e-4;
     default:
       return 1e-5;

@@ -188,11 +188,12 @@ void AttendManyOnTarget(const AttendBlock& block) {
   std::fill(scratch.weights, scratch.weights + kTileTokens, 0.0F);
   GatherQueries(block, scratch.q);
   std::fill(block.o, block.o + block.num_rows() * block.o_stride, 0.0F);
-  bool rotated = false;
+  Coordinates coordinates;
   for (size_t index = block.view_begin; index < block.view_end; ++index) {
     const KvView& view = params.views[index];
     const auto attend = [&](const auto& reader) HWY_ATTR {
-      UseCoordinates(block, reader.kRotated, scratch.q, &rotated);
+      UseCoordinates(
+          block, {reader.keys_rotated(), reader.values_rotated()}, scratch.q, &coordinates);
       for (int32_t i = 0; i < NumTiles(view); ++i) {
         AttendTileMany(block, reader, TileOfView(view, block.kv_head, i), scratch);
       }
@@ -200,7 +201,7 @@ void AttendManyOnTarget(const AttendBlock& block) {
     VisitReader(view, params.num_kv_heads, block.kv_head, params.head_dim, scratch.decoded, attend);
     FinishView(block, index, scratch.states);
   }
-  UseCoordinates(block, /*rotate=*/false, scratch.q, &rotated);
+  UseCoordinates(block, {}, scratch.q, &coordinates);
   FinishRows(block, scratch.states);
 }
 

@@ -161,24 +161,28 @@ SoftmaxRow(D d, const SoftmaxArgs& args, Columns columns, float* scores, RowStat
           .offset = args.value_offsets == nullptr ? 0.0F : SumLanes(d, offset_lanes)};
 }
 
-// Turns the queries and the sums of a block into the coordinates of the next view's codec, if it
-// has others. `rotated` says which they are in.
-inline void UseCoordinates(const AttendBlock& block, bool rotate, float* q, bool* rotated) {
-  if (rotate == *rotated) {
-    return;
-  }
+// Which of a block's rows are in rotated coordinates.
+struct Coordinates {
+  bool queries = false;
+  bool sums = false;
+};
+
+// Turns the queries and the sums of a block into the coordinates of the next view's keys and
+// values.
+inline void UseCoordinates(const AttendBlock& block, Coordinates next, float* q, Coordinates* now) {
   const size_t head_dim = block.params->head_dim;
-  for (int32_t row = 0; row < block.num_rows(); ++row) {
-    float* o = block.o + row * block.o_stride;
-    if (rotate) {
-      RotateRow(q + row * head_dim, head_dim);
-      RotateRow(o, head_dim);
-    } else {
-      UnrotateRow(q + row * head_dim, head_dim);
-      UnrotateRow(o, head_dim);
+  const auto turn = [&](bool rotate, bool is_rotated, float* rows, size_t stride) {
+    for (int32_t row = 0; row < block.num_rows() && rotate != is_rotated; ++row) {
+      if (rotate) {
+        RotateRow(rows + row * stride, head_dim);
+      } else {
+        UnrotateRow(rows + row * stride, head_dim);
+      }
     }
-  }
-  *rotated = rotate;
+  };
+  turn(next.queries, now->queries, q, head_dim);
+  turn(next.sums, now->sums, block.o, block.o_stride);
+  *now = next;
 }
 
 // Stores the block's result: rows divided by their sums, and lse.

@@ -2,12 +2,6 @@
 // integer arithmetic, per target. The number meant is
 //   code * step of the codec * scale of the token + offset of the token (has_offset),
 // in rotated coordinates if `rotated`.
-//
-// A row is read in parts of 32 codes, in the order in which they are packed, widened to 16 bits and
-// raised by kCodeBias, which makes widening one instruction. Vectors have one or two blocks of
-// sixteen bytes; with one, a part is two of them (kLane), with two its blocks are the lanes.
-// Place says which eight consecutive dimensions half `half` of a lane holds. head_dim is a multiple
-// of kChunkDims.
 #if defined(VARVE_KERNELS_CPU_CODE_READERS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VARVE_KERNELS_CPU_CODE_READERS_INL_H_
 #undef VARVE_KERNELS_CPU_CODE_READERS_INL_H_
@@ -15,6 +9,7 @@
 #define VARVE_KERNELS_CPU_CODE_READERS_INL_H_
 #endif
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -22,8 +17,10 @@
 #include "kernels/attend.h"
 #include "kernels/codec/int8_block.h"
 #include "kernels/codec/int_block.h"
+#include "kernels/codec/kivi_block.h"
 #include "kernels/codec/rot_block.h"
 #include "kernels/cpu/attend_plan.h"
+#include "kernels/cpu/packed_parts-inl.h"
 #include "kernels/cpu/widen-inl.h"
 
 #include "hwy/cache_control.h"
@@ -33,144 +30,7 @@ HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-inline constexpr size_t kPartCodes = 32;
-inline constexpr size_t kBlockBytes = 16;
 inline constexpr size_t kLineBytes = 64;  // of the cache
-inline constexpr int32_t kCodeBias = 128;
-
-using ByteTag = hn::CappedTag<uint8_t, kPartCodes>;
-using WordTag = hn::Repartition<int16_t, ByteTag>;
-using ByteVec = hn::Vec<ByteTag>;
-using WordVec = hn::Vec<WordTag>;
-inline constexpr size_t kBlocks = hn::MaxLanes(ByteTag()) / kBlockBytes;
-// Vectors of a part, as bytes.
-inline constexpr size_t kLaneVectors = 2 / kBlocks;
-
-// The lower and the upper half of every block, each byte a word.
-HWY_INLINE WordVec LowerWords(ByteVec bytes) {
-  return hn::BitCast(WordTag(), hn::InterleaveLower(ByteTag(), bytes, hn::Zero(ByteTag())));
-}
-HWY_INLINE WordVec UpperWords(ByteVec bytes) {
-  return hn::BitCast(WordTag(), hn::InterleaveUpper(ByteTag(), bytes, hn::Zero(ByteTag())));
-}
-
-// Half kHalf of two rows' blocks, byte by byte.
-template <size_t kHalf>
-HWY_INLINE ByteVec InterleaveHalf(ByteVec first, ByteVec second) {
-  return kHalf == 0 ? hn::InterleaveLower(ByteTag(), first, second)
-                    : hn::InterleaveUpper(ByteTag(), first, second);
-}
-
-// Packed codes of 2, 3 or 4 bits (row_block.h): a chunk is sixteen bytes, of which each part has
-// two neighbouring fields, one for each lane.
-template <size_t kBits>
-struct PackedParts {
-  static constexpr size_t kPlaneBits = kBits == 3 ? 2 : kBits;
-  static constexpr size_t kSubs = 4 / kPlaneBits;
-  static constexpr size_t kChunkDims = kSubs * kPartCodes;
-
-  static size_t Place(size_t chunk, size_t sub, size_t lane, size_t half) {
-    return chunk * kChunkDims + half * (kChunkDims / 2) + (2 * sub + lane) * 8;
-  }
-  // Codes of a row, before their levels are looked up.
-  template <size_t kSub, size_t kLane>
-  static HWY_INLINE ByteVec Row(const std::byte* row, size_t chunk, size_t head_dim) {
-    auto codes = Field<kSub, kLane>(LoadChunk(row, chunk));
-    if constexpr (kBits == 3) {
-      const auto unit = LoadUnit(row, chunk, head_dim);
-      codes = hn::Or(codes, ThirdBits<kSub, kLane, 0, 1>(unit));
-    }
-    return codes;
-  }
-  // Half kHalf of two rows' codes, alternating.
-  template <size_t kSub, size_t kLane, size_t kHalf>
-  static HWY_INLINE ByteVec
-  Pairs(const std::byte* first, const std::byte* second, size_t chunk, size_t head_dim) {
-    auto codes = Field<kSub, kLane>(
-        InterleaveHalf<kHalf>(LoadChunk(first, chunk), LoadChunk(second, chunk)));
-    if constexpr (kBits == 3) {
-      const auto units = hn::InterleaveLower(
-          ByteTag(), LoadUnit(first, chunk, head_dim), LoadUnit(second, chunk, head_dim));
-      codes = hn::Or(codes, ThirdBits<kSub, kLane, kHalf, kHalf>(units));
-    }
-    return codes;
-  }
-
- private:
-  static HWY_INLINE ByteVec LoadChunk(const std::byte* row, size_t chunk) {
-    // Nothing but bytes: no alignment is needed on any target.
-    return hn::LoadDup128(ByteTag(), reinterpret_cast<const uint8_t*>(row + chunk * kBlockBytes));
-  }
-  template <size_t kSub, size_t kLane>
-  static HWY_INLINE ByteVec Field(ByteVec packed) {
-    const hn::Repartition<uint32_t, ByteTag> d32;
-    auto words = hn::BitCast(d32, packed);
-    if constexpr (kBlocks == 1) {
-      words = hn::ShiftRight<static_cast<int>((2 * kSub + kLane) * kPlaneBits)>(words);
-    } else {
-      constexpr uint32_t kLow = 2 * kSub * kPlaneBits;
-      constexpr uint32_t kHigh = kLow + kPlaneBits;
-      alignas(32) static constexpr uint32_t kShifts[8] = {
-          kLow, kLow, kLow, kLow, kHigh, kHigh, kHigh, kHigh};
-      words = hn::Shr(words, hn::Load(d32, kShifts));
-    }
-    // Bits that came in from the neighbour's byte are masked off.
-    return hn::And(hn::BitCast(ByteTag(), words), hn::Set(ByteTag(), (1U << kPlaneBits) - 1));
-  }
-
-  // A chunk's third bits are one unit: bit b of byte j is that of value j + 8 b.
-  static HWY_INLINE ByteVec LoadUnit(const std::byte* row, size_t chunk, size_t head_dim) {
-    const hn::Repartition<uint64_t, ByteTag> d64;
-    uint64_t bytes;
-    std::memcpy(&bytes, row + PlaneBytes(2, head_dim) + chunk * kUnitBytes, sizeof(bytes));
-    return hn::BitCast(ByteTag(), hn::Set(d64, bytes));
-  }
-  // As 4 or 0. kLower, kUpper: which half of the chunk the lower and the upper bytes of a block
-  // belong to.
-  template <size_t kSub, size_t kLane, size_t kLower, size_t kUpper>
-  static HWY_INLINE ByteVec ThirdBits(ByteVec units) {
-    const hn::Repartition<uint64_t, ByteTag> d64;
-    constexpr uint64_t kEach = 0x0101010101010101U;
-    constexpr uint64_t kLow = kEach << (2 * kSub + kLane + 4 * kLower);
-    constexpr uint64_t kHigh = kEach << (2 * kSub + kLane + 4 * kUpper);
-    alignas(32) static constexpr uint64_t kMasks[4] = {kLow, kHigh, kLow << 1, kHigh << 1};
-    const auto masks = hn::BitCast(ByteTag(), hn::Load(d64, kMasks));
-    const auto is_set = hn::VecFromMask(ByteTag(), hn::TestBit(units, masks));
-    return hn::And(is_set, hn::Set(ByteTag(), 4));
-  }
-};
-
-// One signed byte per code: a chunk is 32 bytes.
-template <>
-struct PackedParts<8> {
-  static constexpr size_t kSubs = 1;
-  static constexpr size_t kChunkDims = kPartCodes;
-
-  static size_t Place(size_t chunk, size_t /*sub*/, size_t lane, size_t half) {
-    return chunk * kPartCodes + lane * kBlockBytes + half * 8;
-  }
-  template <size_t kSub, size_t kLane>
-  static HWY_INLINE ByteVec Row(const std::byte* row, size_t chunk, size_t /*head_dim*/) {
-    return Raise(Load<kLane>(row, chunk));
-  }
-  template <size_t kSub, size_t kLane, size_t kHalf>
-  static HWY_INLINE ByteVec
-  Pairs(const std::byte* first, const std::byte* second, size_t chunk, size_t /*head_dim*/) {
-    return Raise(InterleaveHalf<kHalf>(Load<kLane>(first, chunk), Load<kLane>(second, chunk)));
-  }
-
- private:
-  template <size_t kLane>
-  static HWY_INLINE ByteVec Load(const std::byte* row, size_t chunk) {
-    return hn::LoadU(
-        ByteTag(),
-        reinterpret_cast<const uint8_t*>(row + chunk * kPartCodes + kLane * kBlockBytes));
-  }
-  // Adds kCodeBias.
-  static HWY_INLINE ByteVec Raise(ByteVec codes) {
-    return hn::Xor(codes, hn::Set(ByteTag(), 0x80));
-  }
-};
 
 // What the codes of a codec mean.
 struct CodeMeaning {
@@ -216,28 +76,19 @@ inline CodeMeaning MeaningOfRot(size_t bits, size_t head_dim) {
   return meaning;
 }
 
+// The codes of one kv head: rows of keys and of values.
 template <size_t kBits>
-class CodeReader {
+class CodeRows {
  public:
   using Parts = PackedParts<kBits>;
   static constexpr bool kInteger = true;
-  static constexpr bool kScaled = true;
   static constexpr size_t kSubs = Parts::kSubs;
   static constexpr size_t kChunkDims = Parts::kChunkDims;
 
-  CodeReader(const CodeMeaning& meaning, const KvView& view, size_t kv_head, size_t head_dim)
-      : meaning_(meaning), head_dim_(head_dim), token_capacity_(view.token_capacity) {
-    const RowLayout at = RowLayoutOfHead(meaning.format, kv_head, view.token_capacity);
-    k_codes_ = view.encoded.data() + at.k_codes;
-    v_codes_ = view.encoded.data() + at.v_codes;
-    k_params_ = view.encoded.data() + at.k_params;
-    v_params_ = view.encoded.data() + at.v_params;
-  }
-
-  bool has_offset() const { return meaning_.has_offset; }
-  bool rotated() const { return meaning_.rotated; }
   float step() const { return meaning_.step; }
-  void Prepare(size_t /*first_token*/, size_t /*num_tokens*/) const {}
+  bool has_offset() const { return meaning_.has_offset; }
+  bool keys_rotated() const { return meaning_.rotated; }
+  bool values_rotated() const { return meaning_.rotated; }
 
   static size_t Place(size_t chunk, size_t sub, size_t lane, size_t half) {
     return Parts::Place(chunk, sub, lane, half);
@@ -254,31 +105,47 @@ class CodeReader {
     return LevelsOf(Parts::template Pairs<kSub, kLane, kHalf>(
         v_codes_ + first * row_bytes(), v_codes_ + second * row_bytes(), chunk, head_dim_));
   }
-  // Scales, and offsets if there are some, of `count` tokens.
-  void LoadKeyParams(size_t token, size_t count, float* scales, float* offsets) const {
-    LoadParams(k_params_, token, count, scales, offsets);
-  }
-  void LoadValueParams(size_t token, size_t count, float* scales, float* offsets) const {
-    LoadParams(v_params_, token, count, scales, offsets);
-  }
 
   // Rows on their way into the cache: values while keys are read, and the keys of the view that
-  // comes next (null: none of this codec) while values are.
-  void SetNext(const KvView* next, size_t kv_head) {
-    if (next != nullptr) {
-      const RowLayout at = RowLayoutOfHead(meaning_.format, kv_head, next->token_capacity);
-      next_keys_ = next->encoded.data() + at.k_codes + next->first_token * row_bytes();
-      const size_t param_bytes =
-          meaning_.format.num_params * next->token_capacity * sizeof(uint16_t);
-      for (size_t byte = 0; byte < 2 * param_bytes; byte += kLineBytes) {
-        hwy::Prefetch(next->encoded.data() + at.k_params + byte);
-      }
-    }
-  }
+  // comes next (none: nothing, at address 0) while values are.
   HWY_INLINE void PrefetchValue(size_t token) const { Prefetch(v_codes_ + token * row_bytes()); }
   HWY_INLINE void PrefetchNextKey(size_t index) const {
     Prefetch(next_keys_ + index * row_bytes());
   }
+
+ protected:
+  CodeRows(const CodeMeaning& meaning, size_t head_dim) : meaning_(meaning), head_dim_(head_dim) {}
+
+  void SetCodes(const std::byte* keys, const std::byte* values) {
+    k_codes_ = keys;
+    v_codes_ = values;
+  }
+  // The first row of keys to be read next, and the other numbers beside its codes.
+  void SetNext(const std::byte* keys, const std::byte* params, size_t param_bytes) {
+    next_keys_ = keys;
+    for (size_t byte = 0; byte < param_bytes; byte += kLineBytes) {
+      hwy::Prefetch(params + byte);
+    }
+  }
+  size_t row_bytes() const { return meaning_.format.row_bytes; }
+  // Scales, and offsets if there are some; an offset is that of the middle of the levels.
+  void Widen(const std::byte* scale_bytes,
+             const std::byte* offset_bytes,
+             size_t count,
+             float* scales,
+             float* offsets) const {
+    WidenRow(meaning_.bf16_scales ? DType::kBf16 : DType::kF16, scale_bytes, count, scales);
+    if (!meaning_.has_offset) {
+      return;
+    }
+    WidenRow(DType::kF16, offset_bytes, count, offsets);
+    for (size_t i = 0; i < count; ++i) {
+      offsets[i] += meaning_.centre * scales[i];
+    }
+  }
+
+  CodeMeaning meaning_;
+  size_t head_dim_;
 
  private:
   HWY_INLINE ByteVec LevelsOf(ByteVec codes) const {
@@ -288,36 +155,135 @@ class CodeReader {
       return hn::TableLookupBytes(hn::LoadDup128(ByteTag(), meaning_.levels), codes);
     }
   }
-  size_t row_bytes() const { return meaning_.format.row_bytes; }
   HWY_INLINE void Prefetch(const std::byte* row) const {
     for (size_t at = 0; at < row_bytes(); at += kLineBytes) {
       hwy::Prefetch(row + at);
     }
   }
+
+  const std::byte* k_codes_ = nullptr;
+  const std::byte* v_codes_ = nullptr;
+  const std::byte* next_keys_ = nullptr;
+};
+
+// One scale (and offset) for each row: int8, int4..2, rot4..2.
+template <size_t kBits>
+class CodeReader : public CodeRows<kBits> {
+ public:
+  static constexpr bool kKeyGroups = false;
+
+  CodeReader(const CodeMeaning& meaning, const KvView& view, size_t kv_head, size_t head_dim)
+      : CodeRows<kBits>(meaning, head_dim),
+        encoded_(view.encoded.data()),
+        token_capacity_(view.token_capacity),
+        at_(RowLayoutOfHead(meaning.format, kv_head, view.token_capacity)) {
+    this->SetCodes(encoded_ + at_.k_codes, encoded_ + at_.v_codes);
+  }
+
+  void SetNextView(const KvView& next, size_t kv_head) {
+    const RowLayout at = RowLayoutOfHead(this->meaning_.format, kv_head, next.token_capacity);
+    const std::byte* bytes = next.encoded.data();
+    this->SetNext(bytes + at.k_codes + next.first_token * this->row_bytes(),
+                  bytes + at.k_params,
+                  2 * (at.v_params - at.k_params));
+  }
+  void LoadKeyParams(size_t token, size_t count, float* scales, float* offsets) const {
+    LoadParams(encoded_ + at_.k_params, token, count, scales, offsets);
+  }
+  // Value dimensions with numbers of their own: all together.
+  size_t num_value_groups() const { return 1; }
+  size_t ValueGroupOf(size_t /*dim*/) const { return 0; }
+  void LoadValueParams(size_t /*group*/,
+                       size_t token,
+                       size_t count,
+                       float* scales,
+                       float* offsets) const {
+    LoadParams(encoded_ + at_.v_params, token, count, scales, offsets);
+  }
+
+ private:
   void LoadParams(const std::byte* params,
                   size_t token,
                   size_t count,
                   float* scales,
                   float* offsets) const {
-    const DType dtype = meaning_.bf16_scales ? DType::kBf16 : DType::kF16;
-    WidenRow(dtype, params + token * sizeof(uint16_t), count, scales);
-    if (!meaning_.has_offset) {
-      return;
-    }
-    WidenRow(dtype, params + (token_capacity_ + token) * sizeof(uint16_t), count, offsets);
-    for (size_t i = 0; i < count; ++i) {
-      offsets[i] += meaning_.centre * scales[i];
+    const std::byte* first = params + token * sizeof(uint16_t);
+    this->Widen(first, first + token_capacity_ * sizeof(uint16_t), count, scales, offsets);
+  }
+
+  const std::byte* encoded_;
+  size_t token_capacity_;
+  RowLayout at_;
+};
+
+// kivi4, kivi2 (codec/kivi_block.h): keys have a scale and an offset for each channel of a group of
+// tokens, values for each token of a group of channels.
+template <size_t kBits>
+class KiviReader : public CodeRows<kBits> {
+ public:
+  static constexpr bool kKeyGroups = true;
+
+  KiviReader(size_t group, const KvView& view, size_t kv_head, size_t head_dim)
+      : CodeRows<kBits>(MeaningOfInt(kBits, head_dim), head_dim),
+        group_(group),
+        keys_at_(KiviKeyLayout(kBits, group, head_dim, view.token_capacity)),
+        values_at_(KiviValueLayout(kBits, group, head_dim, view.token_capacity)),
+        keys_(view.encoded.data() + kv_head * (keys_at_.bytes + values_at_.bytes)),
+        values_(keys_ + keys_at_.bytes) {
+    this->SetCodes(keys_, values_);
+  }
+
+  void SetNextView(const KvView& next, size_t kv_head) {
+    const KiviLayout keys = KiviKeyLayout(kBits, group_, this->head_dim_, next.token_capacity);
+    const KiviLayout values = KiviValueLayout(kBits, group_, this->head_dim_, next.token_capacity);
+    const std::byte* block = next.encoded.data() + kv_head * (keys.bytes + values.bytes);
+    this->SetNext(block + next.first_token * this->row_bytes(),
+                  block + keys.scales,
+                  keys.bytes - keys.scales);
+  }
+  // The first token behind the group of keys that `token` is in.
+  size_t KeyGroupEnd(size_t token) const { return (token / group_ + 1) * group_; }
+  // Scales and offsets of all channels, for the group of `token`.
+  void LoadKeyGroup(size_t token, float* scales, float* offsets) const {
+    const size_t at = token / group_ * this->head_dim_ * sizeof(uint16_t);
+    this->Widen(keys_ + keys_at_.scales + at,
+                keys_ + keys_at_.offsets + at,
+                this->head_dim_,
+                scales,
+                offsets);
+  }
+  size_t num_value_groups() const { return KiviGroups(this->head_dim_, group_); }
+  size_t ValueGroupOf(size_t dim) const { return dim / group_; }
+  void LoadValueParams(size_t group,
+                       size_t token,
+                       size_t count,
+                       float* scales,
+                       float* offsets) const {
+    float all_scales[kMaxHeadDim];
+    float all_offsets[kMaxHeadDim];
+    const size_t groups = num_value_groups();
+    const size_t tokens_at_once = kMaxHeadDim / groups;
+    for (size_t t = 0; t < count; t += tokens_at_once) {
+      const size_t tokens = std::min(tokens_at_once, count - t);
+      const size_t at = (token + t) * groups * sizeof(uint16_t);
+      this->Widen(values_ + values_at_.scales + at,
+                  values_ + values_at_.offsets + at,
+                  tokens * groups,
+                  all_scales,
+                  all_offsets);
+      for (size_t i = 0; i < tokens; ++i) {
+        scales[t + i] = all_scales[i * groups + group];
+        offsets[t + i] = all_offsets[i * groups + group];
+      }
     }
   }
 
-  CodeMeaning meaning_;
-  size_t head_dim_;
-  size_t token_capacity_;
-  const std::byte* k_codes_;
-  const std::byte* v_codes_;
-  const std::byte* k_params_;
-  const std::byte* v_params_;
-  const std::byte* next_keys_ = nullptr;
+ private:
+  size_t group_;
+  KiviLayout keys_at_;
+  KiviLayout values_at_;
+  const std::byte* keys_;
+  const std::byte* values_;
 };
 
 }  // namespace varve::HWY_NAMESPACE

@@ -22,6 +22,7 @@
 #include "kernels/cpu/attend_plan.h"
 #include "kernels/cpu/code_readers-inl.h"
 #include "kernels/cpu/few_rows-inl.h"
+#include "kernels/cpu/few_scratch-inl.h"
 #include "kernels/cpu/pair_dot-inl.h"
 
 #include "hwy/highway.h"
@@ -38,8 +39,6 @@ using SumFloatTag = hn::RebindToFloat<SumTag>;
 using SumVec = hn::Vec<SumTag>;
 inline constexpr size_t kWordLanes = hn::MaxLanes(WordTag());
 inline constexpr size_t kSumLanes = hn::MaxLanes(SumTag());
-// A tile of an odd number of tokens has a last pair whose second weight is zero.
-inline constexpr size_t kWeightStride = kTileTokens + 2;
 
 // Rounds x[0, count) to integers of at most 32767 and returns what one of them is worth.
 inline float QuantizeToPairs(const float* x, size_t count, int16_t* out) {
@@ -270,8 +269,8 @@ HWY_INLINE void AddCodeHalf(const Reader& reader,
   }
 }
 
-// Lane kLane of part kSub of a chunk, and what is behind it.
-template <bool kVnni, size_t kSub, size_t kLane, size_t kRows, class Reader>
+// Half kHalf of lane kLane of part kSub of a chunk, and what is behind it.
+template <bool kVnni, size_t kSub, size_t kLane, size_t kHalf, size_t kRows, class Reader>
 HWY_INLINE void AddCodeParts(const Reader& reader,
                              size_t token,
                              size_t num_tokens,
@@ -279,29 +278,33 @@ HWY_INLINE void AddCodeParts(const Reader& reader,
                              const CodeWeights& by,
                              float* o,
                              size_t o_stride) {
-  AddCodeHalf<kVnni, kSub, kLane, 0, kRows>(reader, token, num_tokens, chunk, by, o, o_stride);
-  AddCodeHalf<kVnni, kSub, kLane, 1, kRows>(reader, token, num_tokens, chunk, by, o, o_stride);
+  AddCodeHalf<kVnni, kSub, kLane, kHalf, kRows>(reader, token, num_tokens, chunk, by, o, o_stride);
   if constexpr (kLane + 1 < kLaneVectors) {
-    AddCodeParts<kVnni, kSub, kLane + 1, kRows>(reader, token, num_tokens, chunk, by, o, o_stride);
+    AddCodeParts<kVnni, kSub, kLane + 1, kHalf, kRows>(
+        reader, token, num_tokens, chunk, by, o, o_stride);
   } else if constexpr (kSub + 1 < Reader::kSubs) {
-    AddCodeParts<kVnni, kSub + 1, 0, kRows>(reader, token, num_tokens, chunk, by, o, o_stride);
+    AddCodeParts<kVnni, kSub + 1, 0, kHalf, kRows>(
+        reader, token, num_tokens, chunk, by, o, o_stride);
   }
 }
 
-// As AddRows (few_rows-inl.h), of codes.
+// As AddRows (few_rows-inl.h), of codes, for the dimensions of one group of values.
 template <bool kVnni, size_t kRows, class Reader>
 void AddCodeRows(const Reader& reader,
                  size_t token,
                  size_t num_tokens,
                  size_t head_dim,
+                 size_t group,
                  const CodeWeights& by,
                  float* o,
                  size_t o_stride) {
-  for (size_t t = 0; t < num_tokens; ++t) {
-    reader.PrefetchNextKey(t);
-  }
   for (size_t chunk = 0; chunk * Reader::kChunkDims < head_dim; ++chunk) {
-    AddCodeParts<kVnni, 0, 0, kRows>(reader, token, num_tokens, chunk, by, o, o_stride);
+    if (reader.ValueGroupOf(Reader::Place(chunk, 0, 0, 0)) == group) {
+      AddCodeParts<kVnni, 0, 0, 0, kRows>(reader, token, num_tokens, chunk, by, o, o_stride);
+    }
+    if (reader.ValueGroupOf(Reader::Place(chunk, 0, 0, 1)) == group) {
+      AddCodeParts<kVnni, 0, 0, 1, kRows>(reader, token, num_tokens, chunk, by, o, o_stride);
+    }
   }
 }
 

@@ -1,8 +1,8 @@
 // Readers: the rows of one kv head of an encoded run in vector registers, per target. Key and Value
 // load Lanes(d) numbers of token `token` from dimension `i` on; the number meant is
 //   loaded * scale of the token (kScaled) + offset of the token (kHasOffset),
-// in rotated coordinates if kRotated. The bytes need no alignment. Prepare comes before the tokens
-// of a tile are loaded.
+// in rotated coordinates if keys_rotated or values_rotated. The bytes need no alignment. Prepare
+// comes before the tokens of a tile are loaded.
 #if defined(VARVE_KERNELS_CPU_READERS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VARVE_KERNELS_CPU_READERS_INL_H_
 #undef VARVE_KERNELS_CPU_READERS_INL_H_
@@ -20,10 +20,10 @@
 #include "kernels/codec/head_codec.h"
 #include "kernels/codec/int8_block.h"
 #include "kernels/codec/int_block.h"
-#include "kernels/codec/rot_block.h"
 #include "kernels/cpu/attend_plan.h"
 #include "kernels/cpu/bf16-inl.h"
 #include "kernels/cpu/packed-inl.h"
+#include "kernels/cpu/rot_codes-inl.h"
 #include "kernels/cpu/widen-inl.h"
 
 #include "hwy/highway.h"
@@ -48,7 +48,8 @@ class ExactReader {
         row_bytes_(head_dim * kStoredBytes<kDType>) {}
 
   static constexpr bool has_offset() { return kHasOffset; }
-  static constexpr bool rotated() { return kRotated; }
+  static constexpr bool keys_rotated() { return kRotated; }
+  static constexpr bool values_rotated() { return kRotated; }
   void Prepare(size_t /*first_token*/, size_t /*num_tokens*/) const {}
 
   template <class D>
@@ -98,20 +99,23 @@ struct Fp8Codes {
   static constexpr bool kHasOffset = false;
   static constexpr bool kRotated = false;
   static RowFormat Format(size_t head_dim) { return Fp8Format(head_dim); }
-  static float Param(uint16_t bits) { return F16ToFloat(bits); }
+  static constexpr float kFp8HalfFactor = 256.0F;
+  static float Param(uint16_t bits) { return kFp8HalfFactor * F16ToFloat(bits); }
   template <class D>
   static HWY_INLINE hn::Vec<D> Load(D d, const std::byte* row, size_t i, size_t /*head_dim*/) {
     const hn::Rebind<uint8_t, D> d8;
-    const hn::Rebind<uint16_t, D> d16;
+    const hn::Rebind<int16_t, D> d16;
     const hn::Rebind<hwy::float16_t, D> half;
-    const auto code = hn::PromoteTo(d16, hn::LoadU(d8, reinterpret_cast<const uint8_t*>(row + i)));
-    const auto sign = hn::ShiftLeft<8>(hn::And(code, hn::Set(d16, 0x80)));
-    const auto magnitude = hn::ShiftLeft<7>(hn::And(code, hn::Set(d16, 0x7f)));
-    const auto scaled = hn::PromoteTo(d, hn::BitCast(half, hn::Or(sign, magnitude)));
-    return hn::Mul(scaled, hn::Set(d, 256.0F));
+    // As a half it is 2^-8 of itself (Param): sign and magnitude one place down, the sign's copy
+    // cleared.
+    const auto code = hn::PromoteTo(hn::Rebind<uint16_t, D>(),
+                                    hn::LoadU(d8, reinterpret_cast<const uint8_t*>(row + i)));
+    const auto moved = hn::ShiftRight<1>(hn::BitCast(d16, hn::ShiftLeft<8>(code)));
+    const auto bits = hn::And(moved, hn::Set(d16, static_cast<int16_t>(0xbfff)));
+    return hn::PromoteTo(d, hn::BitCast(half, bits));
   }
   static float LoadScalar(const std::byte* row, size_t i, size_t /*head_dim*/) {
-    return Fp8ToFloat(static_cast<uint8_t>(row[i]));
+    return Fp8ToFloat(static_cast<uint8_t>(row[i])) / kFp8HalfFactor;
   }
 };
 
@@ -128,53 +132,6 @@ struct IntCodes {
   static float LoadScalar(const std::byte* row, size_t i, size_t head_dim) {
     return static_cast<float>(UnpackCode(row, kBits, head_dim, i));
   }
-};
-
-template <size_t kBits>
-struct RotCodes {
-  static constexpr bool kHasOffset = false;
-  static constexpr bool kRotated = true;
-  static RowFormat Format(size_t head_dim) { return RotFormat(kBits, head_dim); }
-  static float Param(uint16_t bits) { return F16ToFloat(bits); }
-  template <class D>
-  static HWY_INLINE hn::Vec<D> Load(D d, const std::byte* row, size_t i, size_t head_dim) {
-    const hn::RebindToSigned<D> d32;
-    constexpr size_t kLanes = hn::MaxLanes(D());
-    constexpr size_t kMagnitudes = size_t{1} << (kBits - 1);
-    const auto codes = LoadCodes<kBits>(d, row, i, head_dim);
-    const auto table = hn::Load(d, kLevels.values);
-    if constexpr (2 * kMagnitudes <= kLanes) {
-      return hn::TableLookupLanes(table, hn::IndicesFromVec(d, codes));
-    } else {
-      // Only the magnitudes, the first half of the levels, fit: into one register or into two.
-      constexpr auto kWithin = static_cast<int32_t>(std::min(kMagnitudes, kLanes) - 1);
-      const auto within = hn::IndicesFromVec(d, hn::And(codes, hn::Set(d32, kWithin)));
-      auto level = hn::TableLookupLanes(table, within);
-      if constexpr (kMagnitudes > kLanes) {
-        static_assert(kMagnitudes == 2 * kLanes);
-        const auto next = hn::TableLookupLanes(hn::Load(d, kLevels.values + kLanes), within);
-        const auto is_next = hn::ShiftLeft<33 - static_cast<int>(kBits)>(codes);
-        level = hn::IfNegativeThenElse(hn::BitCast(d, is_next), next, level);
-      }
-      const auto sign = hn::ShiftLeft<32 - static_cast<int>(kBits)>(codes);
-      return hn::CopySignToAbs(level, hn::BitCast(d, sign));
-    }
-  }
-  static float LoadScalar(const std::byte* row, size_t i, size_t head_dim) {
-    return RotLevel(kBits, UnpackCode(row, kBits, head_dim, i));
-  }
-
- private:
-  // Level of every code.
-  struct Levels {
-    constexpr Levels() {
-      for (size_t code = 0; code < 32; ++code) {
-        values[code] = RotLevel(kBits, static_cast<uint32_t>(code % (size_t{1} << kBits)));
-      }
-    }
-    alignas(64) float values[32] = {};
-  };
-  static constexpr Levels kLevels{};
 };
 
 template <class Codes>
@@ -197,7 +154,8 @@ class RowReader {
   }
 
   static constexpr bool has_offset() { return kHasOffset; }
-  static constexpr bool rotated() { return kRotated; }
+  static constexpr bool keys_rotated() { return kRotated; }
+  static constexpr bool values_rotated() { return kRotated; }
   void Prepare(size_t /*first_token*/, size_t /*num_tokens*/) const {}
 
   template <class D>
@@ -214,18 +172,12 @@ class RowReader {
   float ValueScalar(size_t token, size_t i) const {
     return Codes::LoadScalar(v_codes_ + token * row_bytes_, i, head_dim_);
   }
-  // Scales, and offsets if there are some, of `count` tokens.
-  void LoadKeyParams(size_t token, size_t count, float* scales, float* offsets) const {
-    for (size_t i = 0; i < count; ++i) {
-      scales[i] = KeyScale(token + i);
-      offsets[i] = KeyOffset(token + i);
-    }
+  // Scales of `count` tokens. REQUIRES: they are halves.
+  void LoadKeyScales(size_t token, size_t count, float* scales) const {
+    LoadScales(k_params_, token, count, scales);
   }
-  void LoadValueParams(size_t token, size_t count, float* scales, float* offsets) const {
-    for (size_t i = 0; i < count; ++i) {
-      scales[i] = ValueScale(token + i);
-      offsets[i] = ValueOffset(token + i);
-    }
+  void LoadValueScales(size_t token, size_t count, float* scales) const {
+    LoadScales(v_params_, token, count, scales);
   }
   float KeyScale(size_t token) const { return Param(k_params_, 0, token); }
   float ValueScale(size_t token) const { return Param(v_params_, 0, token); }
@@ -237,6 +189,13 @@ class RowReader {
     uint16_t bits;
     std::memcpy(&bits, params + (index * token_capacity_ + token) * sizeof(bits), sizeof(bits));
     return Codes::Param(bits);
+  }
+  void LoadScales(const std::byte* params, size_t token, size_t count, float* scales) const {
+    WidenRow<DType::kF16>(params + token * sizeof(uint16_t), count, scales);
+    const float one = Codes::Param(0x3c00);
+    for (size_t i = 0; i < count; ++i) {
+      scales[i] *= one;
+    }
   }
 
   size_t head_dim_;
@@ -254,7 +213,6 @@ class DecodedReader {
   static constexpr bool kInteger = false;
   static constexpr bool kScaled = false;
   static constexpr bool kHasOffset = false;
-  static constexpr bool kRotated = false;
 
   // scratch: DecodedFloats(head_dim).
   DecodedReader(const KvView& view,
@@ -273,7 +231,8 @@ class DecodedReader {
         values_(scratch + kTileTokens * head_dim) {}
 
   static constexpr bool has_offset() { return kHasOffset; }
-  static constexpr bool rotated() { return kRotated; }
+  bool keys_rotated() const { return false; }
+  bool values_rotated() const { return codec_->values_rotated(); }
   void Prepare(size_t first_token, size_t num_tokens) const {
     codec_->DecodeHead(shape_,
                        kv_head_,
