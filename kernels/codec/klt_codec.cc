@@ -1,13 +1,4 @@
 // Codecs `klt4`, `klt3`, `klt2`. Bytes and meaning: klt_block.h; their tables: klt_calibration.cc.
-#include "kernels/cpu/simd.h"
-
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/codec/klt_codec.cc"
-// clang-format off
-#include "hwy/foreach_target.h"
-#include "hwy/highway.h"
-// clang-format on
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -17,199 +8,13 @@
 #include "kernels/codec/head_codec.h"
 #include "kernels/codec/klt_block.h"
 #include "kernels/codec/klt_calibration.h"
+#include "kernels/codec/klt_decode.h"
 #include "kernels/codec/lloyd_max.h"
 #include "kernels/codec/rot_rows.h"
 #include "kernels/codec/row_block.h"
 #include "kernels/cpu/attend_plan.h"
-#include "kernels/cpu/math-inl.h"
 
-HWY_BEFORE_NAMESPACE();
-namespace varve::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
-
-// A group has eight dimensions: on targets with four lanes it is two vectors.
-using KltTag = hn::CappedTag<float, kKltGroup>;
-
-// The levels of one group's codes, kBits bytes at `codes`.
-template <size_t kBits>
-HWY_INLINE void LoadKltGroup(const std::byte* codes, const float* levels, float* out) {
-  const KltTag d;
-  const hn::RebindToSigned<KltTag> d32;
-  for (size_t lane = 0; lane < kKltGroup; lane += hn::Lanes(d)) {
-    const auto masks = hn::Shl(hn::Set(d32, 1), hn::Iota(d32, static_cast<int32_t>(lane)));
-    auto code = hn::Zero(d32);
-#pragma GCC unroll 6
-    for (size_t b = 0; b < kBits; ++b) {
-      const auto byte = hn::Set(d32, static_cast<int32_t>(codes[b]));
-      const auto is_set = hn::VecFromMask(d32, hn::TestBit(byte, masks));
-      code = hn::Or(code, hn::And(is_set, hn::Set(d32, 1 << b)));
-    }
-    hn::StoreU(hn::GatherIndex(d, levels + KltLevelsAt(kBits), code), d, out + lane);
-  }
-}
-
-HWY_INLINE void LoadKltGroup(const std::byte* codes, size_t bits, const float* levels, float* out) {
-  switch (bits) {
-    case 1:
-      LoadKltGroup<1>(codes, levels, out);
-      break;
-    case 2:
-      LoadKltGroup<2>(codes, levels, out);
-      break;
-    case 3:
-      LoadKltGroup<3>(codes, levels, out);
-      break;
-    case 4:
-      LoadKltGroup<4>(codes, levels, out);
-      break;
-    case 5:
-      LoadKltGroup<5>(codes, levels, out);
-      break;
-    default:
-      LoadKltGroup<6>(codes, levels, out);
-      break;
-  }
-}
-
-// The scaled levels of one token; groups without bits are left alone.
-HWY_INLINE void LoadKltToken(const std::byte* codes,
-                             float scale,
-                             const KltTables& tables,
-                             size_t num_groups,
-                             float* y) {
-  const KltTag d;
-  for (size_t group = 0; group < num_groups; ++group) {
-    const auto bits = static_cast<size_t>(tables.group_bits[group]);
-    if (bits == 0) {
-      continue;
-    }
-    float* levels = y + group * kKltGroup;
-    LoadKltGroup(codes, bits, tables.levels, levels);
-    codes += bits;
-    for (size_t lane = 0; lane < kKltGroup; lane += hn::Lanes(d)) {
-      hn::StoreU(hn::Mul(hn::LoadU(d, levels + lane), hn::Set(d, scale)), d, levels + lane);
-    }
-  }
-}
-
-inline constexpr size_t kKltTokens = 4;
-// Tokens whose coordinates stay in the L1 cache while all columns of the transform go by.
-inline constexpr size_t kKltChunk = 16;
-
-// x[t, i ..] of kVectors vectors: mean + sum over the dimensions that have bits of y[t][dim] *
-// inverse[dim].
-template <size_t kVectors, class D>
-void MultiplyKltColumns(D d,
-                        const KltTables& tables,
-                        const float (*y)[kMaxHeadDim],
-                        size_t num_tokens,
-                        size_t head_dim,
-                        size_t num_groups,
-                        size_t i,
-                        float* HWY_RESTRICT x) {
-  using V = hn::Vec<D>;
-  const size_t lanes = hn::Lanes(d);
-  V sum[kKltTokens][kVectors];
-#pragma GCC unroll 4
-  for (size_t t = 0; t < kKltTokens; ++t) {
-#pragma GCC unroll 4
-    for (size_t v = 0; v < kVectors; ++v) {
-      sum[t][v] = hn::LoadU(d, tables.mean + i + v * lanes);
-    }
-  }
-  for (size_t group = 0; group < num_groups; ++group) {
-    if (tables.group_bits[group] == 0.0F) {
-      continue;
-    }
-    for (size_t dim = group * kKltGroup; dim < (group + 1) * kKltGroup; ++dim) {
-      V row[kVectors];
-#pragma GCC unroll 4
-      for (size_t v = 0; v < kVectors; ++v) {
-        row[v] = hn::LoadU(d, tables.inverse + dim * head_dim + i + v * lanes);
-      }
-#pragma GCC unroll 4
-      for (size_t t = 0; t < kKltTokens; ++t) {
-        const V factor = hn::Set(d, y[t][dim]);
-#pragma GCC unroll 4
-        for (size_t v = 0; v < kVectors; ++v) {
-          sum[t][v] = hn::MulAdd(factor, row[v], sum[t][v]);
-        }
-      }
-    }
-  }
-  for (size_t t = 0; t < num_tokens; ++t) {
-    for (size_t v = 0; v < kVectors; ++v) {
-      hn::StoreU(sum[t][v], d, x + t * head_dim + i + v * lanes);
-    }
-  }
-}
-
-// y: [kKltChunk], readable to a whole number of kKltTokens.
-void MultiplyKlt(const KltTables& tables,
-                 const float (*y)[kMaxHeadDim],
-                 size_t num_tokens,
-                 size_t head_dim,
-                 size_t num_groups,
-                 float* x) {
-  const hn::ScalableTag<float> d;
-  const size_t lanes = hn::Lanes(d);
-  const auto columns = [&](auto multiply, size_t i) HWY_ATTR {
-    for (size_t t = 0; t < num_tokens; t += kKltTokens) {
-      const size_t count = std::min(kKltTokens, num_tokens - t);
-      multiply(d, tables, y + t, count, head_dim, num_groups, i, x + t * head_dim);
-    }
-  };
-  size_t i = 0;
-  // Four tokens by two vectors are the eight sums that keep two FMA units busy.
-  for (; i + 2 * lanes <= head_dim; i += 2 * lanes) {
-    columns(MultiplyKltColumns<2, decltype(d)>, i);
-  }
-  for (; i + lanes <= head_dim; i += lanes) {
-    columns(MultiplyKltColumns<1, decltype(d)>, i);
-  }
-  for (; i < head_dim; ++i) {
-    for (size_t t = 0; t < num_tokens; ++t) {
-      float sum = tables.mean[i];
-      for (size_t dim = 0; dim < num_groups * kKltGroup; ++dim) {
-        if (tables.group_bits[dim / kKltGroup] != 0.0F) {
-          sum += y[t][dim] * tables.inverse[dim * head_dim + i];
-        }
-      }
-      x[t * head_dim + i] = sum;
-    }
-  }
-}
-
-// codes: [num_tokens, row_bytes], scales: [num_tokens].
-void KltDecodeKeys(const KltTables& tables,
-                   const std::byte* codes,
-                   const std::byte* scales,
-                   size_t row_bytes,
-                   size_t num_tokens,
-                   size_t head_dim,
-                   float* x) {
-  const size_t num_groups = KltDims(head_dim) / kKltGroup;
-  alignas(64) float y[kKltChunk][kMaxHeadDim];
-  // Read to the end of the last four tokens.
-  std::fill(&y[0][0], &y[0][0] + kKltChunk * kMaxHeadDim, 0.0F);
-  for (size_t begin = 0; begin < num_tokens; begin += kKltChunk) {
-    const size_t count = std::min(kKltChunk, num_tokens - begin);
-    for (size_t t = 0; t < count; ++t) {
-      uint16_t scale;
-      std::memcpy(&scale, scales + (begin + t) * sizeof(scale), sizeof(scale));
-      LoadKltToken(codes + (begin + t) * row_bytes, F16ToFloat(scale), tables, num_groups, y[t]);
-    }
-    MultiplyKlt(tables, y, count, head_dim, num_groups, x + begin * head_dim);
-  }
-}
-
-}  // namespace varve::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
 namespace varve {
-
-HWY_EXPORT(KltDecodeKeys);
 
 float TransformKltKey(const KltTables& tables, size_t head_dim, const float* k, float* y) {
   const size_t dims = KltDims(head_dim);
@@ -327,14 +132,13 @@ class KltCodec final : public HeadCodec {
                   size_t num_tokens,
                   float* x) const override {
     const size_t row_bytes = KltRowBytes(bits_, block.head_dim);
-    HWY_DYNAMIC_DISPATCH(KltDecodeKeys)
-    (TablesOf(block),
-     encoded + first_token * row_bytes,
-     encoded + block.token_capacity * row_bytes + first_token * sizeof(uint16_t),
-     row_bytes,
-     num_tokens,
-     block.head_dim,
-     x);
+    DecodeKltKeys(TablesOf(block),
+                  encoded + first_token * row_bytes,
+                  encoded + block.token_capacity * row_bytes + first_token * sizeof(uint16_t),
+                  row_bytes,
+                  num_tokens,
+                  block.head_dim,
+                  x);
   }
   void DecodeValues(const Block& block,
                     const std::byte* encoded,
@@ -376,4 +180,3 @@ const Codec* Klt2Codec() {
 }
 
 }  // namespace varve
-#endif  // HWY_ONCE
