@@ -87,6 +87,15 @@ Result<std::shared_ptr<const CodecTableSet>> LoadCodecTables(const std::string& 
       const auto found = file.tensors().find(name);
       if (found != file.tensors().end()) {
         VARVE_TRY(CodecTables tables, ReadTables(path, name, found->second, floats));
+        if (!codec->TablesAreSound(tables.values,
+                                   static_cast<size_t>(config.num_kv_heads),
+                                   static_cast<size_t>(config.head_dim))) {
+          return Error{ErrorCode::kBadModel,
+                       fmt::format("'{}': {} is damaged: make the file again with `varve "
+                                   "calibrate`",
+                                   path,
+                                   name)};
+        }
         set->Add(codec->id(), layer, std::move(tables));
         ++known;
       }

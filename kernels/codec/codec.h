@@ -109,6 +109,14 @@ class Codec {
   // Floats of a layer's tables. REQUIRES: needs_tables().
   virtual size_t TableFloats(size_t num_kv_heads, size_t head_dim) const;
 
+  // Whether tables of this size are ones that Calibrate can make, as far as decoding relies on it:
+  // those of a damaged file must not lead outside a run. REQUIRES: TableFloats values, all finite.
+  virtual bool TablesAreSound(std::span<const float> /*values*/,
+                              size_t /*num_kv_heads*/,
+                              size_t /*head_dim*/) const {
+    return true;
+  }
+
   // Bytes of an encoded run. Everything that decoding needs except the context.
   virtual size_t EncodedBytes(const RunShape& shape) const = 0;
   // Bits per stored value, all metadata included: 8 * EncodedBytes / (2 * heads * tokens *

@@ -92,6 +92,25 @@ class KltCodec final : public HeadCodec {
   size_t TableFloats(size_t num_kv_heads, size_t head_dim) const override {
     return KltTableFloats(num_kv_heads, head_dim);
   }
+  bool TablesAreSound(std::span<const float> values,
+                      size_t num_kv_heads,
+                      size_t head_dim) const override {
+    for (size_t head = 0; head < num_kv_heads; ++head) {
+      const KltTables tables = KltTablesOf(values.data(), head, head_dim);
+      size_t row_bytes = 0;
+      for (size_t group = 0; group < KltDims(head_dim) / kKltGroup; ++group) {
+        const float bits = tables.group_bits[group];
+        if (!(bits >= 0.0F && bits <= kKltMaxBits && bits == std::floor(bits))) {
+          return false;
+        }
+        row_bytes += static_cast<size_t>(bits);
+      }
+      if (row_bytes != KltRowBytes(bits_, head_dim)) {
+        return false;
+      }
+    }
+    return true;
+  }
 
  protected:
   bool keys_before_rope() const override { return true; }

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "kernels/codec/klt_block.h"
 #include "proto/base/file.h"
 #include "tests/support/temp_dir.h"
 #include "tests/worker/group_rig.h"
@@ -109,6 +110,22 @@ TEST_F(CodecTablesTest, TablesOfAnotherModelAreRefused) {
   EXPECT_ERROR(LoadCodecTables(TablesPath(), config, model_hash_ + 1), ErrorCode::kModelMismatch);
 }
 
+TEST_F(CodecTablesTest, TablesThatWouldLeadOutsideARunAreRefused) {
+  MakeTables();
+  const ModelConfig config = ParseModelConfig(ReadText(dir_.path() + "/config.json")).value();
+  const auto sound = LoadCodecTables(TablesPath(), config, model_hash_).value();
+  for (const float bits : {7.0F, -1.0F, 1.5F, 0.0F}) {
+    CodecTableSet damaged = *sound;
+    CodecTables tables = *sound->Find(CodecId::kKlt2, 0);
+    tables.values[kKltLevels] = bits;  // of the only group: 2
+    damaged.Add(CodecId::kKlt2, 0, tables);
+    ASSERT_OK(SaveCodecTables(TablesPath(), damaged, model_hash_));
+    const auto loaded = LoadCodecTables(TablesPath(), config, model_hash_);
+    EXPECT_ERROR(loaded, ErrorCode::kBadModel);
+    EXPECT_THAT(loaded.error().message, HasSubstr("damaged"));
+  }
+}
+
 TEST_F(CodecTablesTest, FilesThatAreNoTablesAreRefused) {
   const ModelConfig config = ParseModelConfig(ReadText(dir_.path() + "/config.json")).value();
   EXPECT_ERROR(LoadCodecTables(dir_.path() + "/none", config, 1), ErrorCode::kNotFound);
@@ -124,7 +141,7 @@ TEST_F(CodecTablesTest, FilesThatAreNoTablesAreRefused) {
         "{" + hash_row + ",\"" + name + R"(":{"dtype":"F32","shape":[1],"data_offsets":[8,12]}})",
         one + std::string(4, '\0'));
   };
-  WriteText(TablesPath(), with("klt2.v1.layer.0"));
+  WriteText(TablesPath(), with("klt2.v2.layer.0"));
   EXPECT_ERROR(LoadCodecTables(TablesPath(), config, 1), ErrorCode::kBadModel);
   WriteText(TablesPath(), with("klt2.v9.layer.0"));
   EXPECT_ERROR(LoadCodecTables(TablesPath(), config, 1), ErrorCode::kVersionSkew);
