@@ -21,30 +21,12 @@
 #include "kernels/codec/rot_rows.h"
 #include "kernels/codec/row_block.h"
 #include "kernels/cpu/attend_plan.h"
+#include "kernels/cpu/group_codes-inl.h"
 #include "kernels/cpu/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-// A group has eight dimensions: on targets with four lanes it is two vectors.
-using KltTag = hn::CappedTag<float, kKltGroup>;
-
-// The levels of one group's codes, `bits` bytes at `codes`.
-HWY_INLINE void LoadKltGroup(const std::byte* codes, size_t bits, const float* levels, float* out) {
-  const KltTag d;
-  const hn::RebindToSigned<KltTag> d32;
-  for (size_t lane = 0; lane < kKltGroup; lane += hn::Lanes(d)) {
-    const auto masks = hn::Shl(hn::Set(d32, 1), hn::Iota(d32, static_cast<int32_t>(lane)));
-    auto code = hn::Zero(d32);
-    for (size_t b = 0; b < bits; ++b) {
-      const auto byte = hn::Set(d32, static_cast<int32_t>(codes[b]));
-      const auto is_set = hn::VecFromMask(d32, hn::TestBit(byte, masks));
-      code = hn::Or(code, hn::And(is_set, hn::Set(d32, 1 << b)));
-    }
-    hn::StoreU(hn::GatherIndex(d, levels + KltLevelsAt(bits), code), d, out + lane);
-  }
-}
 
 // The scaled levels of one token; groups without bits are left alone.
 HWY_INLINE void LoadKltToken(const std::byte* codes,
@@ -52,18 +34,13 @@ HWY_INLINE void LoadKltToken(const std::byte* codes,
                              const KltTables& tables,
                              size_t num_groups,
                              float* y) {
-  const KltTag d;
   for (size_t group = 0; group < num_groups; ++group) {
     const auto bits = static_cast<size_t>(tables.group_bits[group]);
     if (bits == 0) {
       continue;
     }
-    float* levels = y + group * kKltGroup;
-    LoadKltGroup(codes, bits, tables.levels, levels);
+    LoadGroup(codes, bits, tables.levels + KltLevelsAt(bits), scale, y + group * kKltGroup);
     codes += bits;
-    for (size_t lane = 0; lane < kKltGroup; lane += hn::Lanes(d)) {
-      hn::StoreU(hn::Mul(hn::LoadU(d, levels + lane), hn::Set(d, scale)), d, levels + lane);
-    }
   }
 }
 
