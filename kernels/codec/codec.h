@@ -45,6 +45,8 @@ enum class CodecId : uint16_t {
   kNuq4Sparse = 21,
   kNuq3Sparse = 22,
   kNuq2Sparse = 23,
+  kPca = 34,
+  kPcaFine = 35,
 };
 
 struct RunShape {
