@@ -45,6 +45,8 @@ enum class CodecId : uint16_t {
   kNuq4Sparse = 21,
   kNuq3Sparse = 22,
   kNuq2Sparse = 23,
+  kPca = 34,
+  kPcaFine = 35,
 };
 
 struct RunShape {
@@ -91,6 +93,9 @@ struct RunContext {
   const int32_t* token_indices = nullptr;
   int32_t num_indices = 0;
   int32_t first_index = 0;
+
+  // Where the run's tokens from first_token on stand, for one kv head.
+  RopePositions PositionsOf(size_t kv_head, size_t first_token) const;
 };
 
 class Codec {
@@ -137,14 +142,30 @@ class Codec {
                       std::span<std::byte> out) const = 0;
 
   // Decodes tokens [first_token, first_token + num_tokens) into k and v: [num_tokens, num_kv_heads,
-  // head_dim], dense.
+  // head_dim], dense. Unless overridden: head by head with DecodeHead.
   virtual void Decode(const RunShape& shape,
                       int32_t first_token,
                       int32_t num_tokens,
                       std::span<const std::byte> encoded,
                       const RunContext& context,
                       float* k,
-                      float* v) const = 0;
+                      float* v) const;
+
+  // The same of one kv head; k, v: [num_tokens, head_dim]. Attend decodes tiles with it, into
+  // floats that stay in the cache, where it has no reader that scores the encoded bytes: codecs
+  // without one override this. Values are in rotated coordinates if values_rotated(). Does not
+  // allocate.
+  virtual void DecodeHead(const RunShape& shape,
+                          int32_t kv_head,
+                          int32_t first_token,
+                          int32_t num_tokens,
+                          std::span<const std::byte> encoded,
+                          const RunContext& context,
+                          float* k,
+                          float* v) const;
+  // True if DecodeHead leaves values in the coordinates of rot_block.h: attention turns its sums
+  // back once instead of every value.
+  virtual bool values_rotated() const { return false; }
 };
 
 // The codec with this id, or kCodecMismatch naming the id (a page of a newer build).

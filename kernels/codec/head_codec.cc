@@ -1,28 +1,12 @@
 #include "kernels/codec/head_codec.h"
 
-#include <algorithm>
 #include <cstring>
 #include <vector>
 
-#include "kernels/codec/f16_block.h"
-#include "kernels/codec/rot_rows.h"
+#include "kernels/codec/gather_rows.h"
 #include "proto/base/check.h"
 
 namespace varve {
-namespace {
-
-// Where tokens [first_token, ...) of one head stand.
-RopePositions PositionsOf(const RunContext& context, size_t kv_head, size_t first_token) {
-  if (context.token_indices == nullptr) {
-    return {context.first_position + static_cast<int64_t>(first_token), nullptr};
-  }
-  const size_t index = first_token - static_cast<size_t>(context.first_index);
-  return {context.first_position,
-          context.token_indices + kv_head * static_cast<size_t>(context.num_indices) + index};
-}
-
-}  // namespace
-
 size_t HeadCodec::EncodedBytes(const RunShape& shape) const {
   const size_t head_dim = shape.head_dim;
   const size_t tokens = shape.token_capacity;
@@ -48,50 +32,16 @@ void HeadCodec::Encode(const RunShape& shape,
   const size_t value_bytes = ValueBytes(head_dim, shape.token_capacity);
   std::memset(out.data(), 0, out.size());
   std::vector<float> rows(tokens * head_dim);
-  const auto gather = [&](const float* source) {
-    for (size_t t = 0; t < tokens; ++t) {
-      std::transform(source + t * token_stride,
-                     source + t * token_stride + head_dim,
-                     rows.data() + t * head_dim,
-                     F16Sanitize);
-    }
-  };
   for (size_t head = 0; head < static_cast<size_t>(shape.num_kv_heads); ++head) {
     const Block block{head_dim, static_cast<size_t>(shape.token_capacity), head, context.tables};
     std::byte* at = out.data() + head * (key_bytes + value_bytes);
-    gather(k + head * head_dim);
-    if (keys_before_rope() && context.rope != nullptr) {
-      TurnRowsBack(*context.rope, PositionsOf(context, head, 0), tokens, rows.data());
-      std::transform(rows.begin(), rows.end(), rows.begin(), F16Sanitize);  // a turn can stretch
+    GatherRows(k + head * head_dim, tokens, token_stride, head_dim, rows.data());
+    if (keys_before_rope()) {
+      UndoRope(context, head, tokens, head_dim, rows.data());
     }
     EncodeKeys(block, tokens, rows.data(), at);
-    gather(v + head * head_dim);
+    GatherRows(v + head * head_dim, tokens, token_stride, head_dim, rows.data());
     EncodeValues(block, tokens, rows.data(), at + key_bytes);
-  }
-}
-
-void HeadCodec::Decode(const RunShape& shape,
-                       int32_t first_token,
-                       int32_t num_tokens,
-                       std::span<const std::byte> encoded,
-                       const RunContext& context,
-                       float* k,
-                       float* v) const {
-  const size_t head_dim = shape.head_dim;
-  const size_t token_values = shape.num_kv_heads * head_dim;
-  std::vector<float> head_k(num_tokens * head_dim);
-  std::vector<float> head_v(head_k.size());
-  for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
-    DecodeHead(
-        shape, head, first_token, num_tokens, encoded, context, head_k.data(), head_v.data());
-    if (values_rotated()) {
-      UnrotateRows(num_tokens, head_dim, head_v.data());
-    }
-    for (size_t t = 0; t < static_cast<size_t>(num_tokens); ++t) {
-      const size_t target = t * token_values + head * head_dim;
-      std::copy_n(head_k.data() + t * head_dim, head_dim, k + target);
-      std::copy_n(head_v.data() + t * head_dim, head_dim, v + target);
-    }
   }
 }
 
@@ -114,17 +64,9 @@ void HeadCodec::DecodeHead(const RunShape& shape,
   const Block block{head_dim, capacity, static_cast<size_t>(kv_head), context.tables};
   DecodeKeys(block, at, first_token, num_tokens, k);
   if (keys_before_rope() && context.rope != nullptr) {
-    TurnRows(*context.rope, PositionsOf(context, kv_head, first_token), num_tokens, k);
+    TurnRows(*context.rope, context.PositionsOf(kv_head, first_token), num_tokens, k);
   }
   DecodeValues(block, at + key_bytes, first_token, num_tokens, v);
-}
-
-const HeadCodec* FindHeadCodec(CodecId id) {
-  const Result<const Codec*> found = FindCodec(id);
-  VARVE_CHECK(found.has_value());
-  const auto* codec = dynamic_cast<const HeadCodec*>(*found);
-  VARVE_CHECK(codec != nullptr);
-  return codec;
 }
 
 }  // namespace varve

@@ -2,9 +2,6 @@
 // the walk over heads, and the rotary embedding for those that keep keys as they were before it.
 //
 // For each kv head: block of the keys, block of the values. Blocks need no alignment.
-//
-// Attend has no reader for most of them: it decodes a tile of one head at a time into floats, which
-// stay in the cache, and attends over those.
 #pragma once
 
 #include <cstddef>
@@ -30,17 +27,6 @@ class HeadCodec : public Codec {
               size_t token_stride,
               const RunContext& context,
               std::span<std::byte> out) const final;
-  void Decode(const RunShape& shape,
-              int32_t first_token,
-              int32_t num_tokens,
-              std::span<const std::byte> encoded,
-              const RunContext& context,
-              float* k,
-              float* v) const final;
-  // True if DecodeHead leaves values in the rotated coordinates of rot_block.h: attention turns its
-  // sums back once instead of every value.
-  virtual bool values_rotated() const { return false; }
-  // Tokens [first_token, first_token + num_tokens) of one kv head; k, v: [num_tokens, head_dim].
   void DecodeHead(const RunShape& shape,
                   int32_t kv_head,
                   int32_t first_token,
@@ -48,7 +34,7 @@ class HeadCodec : public Codec {
                   std::span<const std::byte> encoded,
                   const RunContext& context,
                   float* k,
-                  float* v) const;
+                  float* v) const final;
 
  protected:
   // One side of one kv head.
@@ -83,8 +69,5 @@ class HeadCodec : public Codec {
                             size_t num_tokens,
                             float* x) const = 0;
 };
-
-// The codec with this id. REQUIRES: it is a HeadCodec.
-const HeadCodec* FindHeadCodec(CodecId id);
 
 }  // namespace varve

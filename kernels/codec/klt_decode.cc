@@ -14,54 +14,11 @@
 #include "kernels/codec/f16_block.h"
 #include "kernels/codec/klt_decode.h"
 #include "kernels/cpu/attend_plan.h"
+#include "kernels/cpu/group_codes-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-// A group has eight dimensions: on targets with four lanes it is two vectors.
-using KltTag = hn::CappedTag<float, kKltGroup>;
-
-// The levels of one group's codes, kBits bytes at `codes`.
-template <size_t kBits>
-HWY_INLINE void LoadKltGroup(const std::byte* codes, const float* levels, float* out) {
-  const KltTag d;
-  const hn::RebindToSigned<KltTag> d32;
-  for (size_t lane = 0; lane < kKltGroup; lane += hn::Lanes(d)) {
-    const auto masks = hn::Shl(hn::Set(d32, 1), hn::Iota(d32, static_cast<int32_t>(lane)));
-    auto code = hn::Zero(d32);
-#pragma GCC unroll 6
-    for (size_t b = 0; b < kBits; ++b) {
-      const auto byte = hn::Set(d32, static_cast<int32_t>(codes[b]));
-      const auto is_set = hn::VecFromMask(d32, hn::TestBit(byte, masks));
-      code = hn::Or(code, hn::And(is_set, hn::Set(d32, 1 << b)));
-    }
-    hn::StoreU(hn::GatherIndex(d, levels + KltLevelsAt(kBits), code), d, out + lane);
-  }
-}
-
-HWY_INLINE void LoadKltGroup(const std::byte* codes, size_t bits, const float* levels, float* out) {
-  switch (bits) {
-    case 1:
-      LoadKltGroup<1>(codes, levels, out);
-      break;
-    case 2:
-      LoadKltGroup<2>(codes, levels, out);
-      break;
-    case 3:
-      LoadKltGroup<3>(codes, levels, out);
-      break;
-    case 4:
-      LoadKltGroup<4>(codes, levels, out);
-      break;
-    case 5:
-      LoadKltGroup<5>(codes, levels, out);
-      break;
-    default:
-      LoadKltGroup<6>(codes, levels, out);
-      break;
-  }
-}
 
 // The scaled levels of one token's dimensions that have bits.
 HWY_INLINE void LoadKltToken(const std::byte* codes,
@@ -69,17 +26,13 @@ HWY_INLINE void LoadKltToken(const std::byte* codes,
                              const KltTables& tables,
                              size_t num_groups,
                              float* y) {
-  const KltTag d;
   for (size_t group = 0; group < num_groups; ++group) {
     const auto bits = static_cast<size_t>(tables.group_bits[group]);
     if (bits == 0) {
       continue;
     }
-    LoadKltGroup(codes, bits, tables.levels, y);
+    LoadGroup(codes, bits, tables.levels + KltLevelsAt(bits), scale, y);
     codes += bits;
-    for (size_t lane = 0; lane < kKltGroup; lane += hn::Lanes(d)) {
-      hn::StoreU(hn::Mul(hn::LoadU(d, y + lane), hn::Set(d, scale)), d, y + lane);
-    }
     y += kKltGroup;
   }
 }

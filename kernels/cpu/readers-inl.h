@@ -17,7 +17,6 @@
 #include "kernels/attend.h"
 #include "kernels/codec/exact_block.h"
 #include "kernels/codec/fp8_block.h"
-#include "kernels/codec/head_codec.h"
 #include "kernels/codec/int8_block.h"
 #include "kernels/codec/int_block.h"
 #include "kernels/cpu/attend_plan.h"
@@ -207,7 +206,8 @@ class RowReader {
   const std::byte* v_params_;
 };
 
-// Runs that are decoded tile by tile, by a HeadCodec, into scratch memory that stays in the cache.
+// Runs that are decoded tile by tile (Codec::DecodeHead) into scratch memory that stays in the
+// cache.
 class DecodedReader {
  public:
   static constexpr bool kInteger = false;
@@ -220,7 +220,7 @@ class DecodedReader {
                 size_t kv_head,
                 size_t head_dim,
                 float* scratch)
-      : codec_(FindHeadCodec(view.codec)),
+      : codec_(FindCodec(view.codec).value()),
         view_(view),
         shape_{static_cast<int32_t>(num_kv_heads),
                static_cast<int32_t>(head_dim),
@@ -264,7 +264,7 @@ class DecodedReader {
   float ValueOffset(size_t /*token*/) const { return 0.0F; }
 
  private:
-  const HeadCodec* codec_;
+  const Codec* codec_;
   const KvView& view_;
   RunShape shape_;
   int32_t kv_head_;

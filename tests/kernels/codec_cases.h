@@ -175,7 +175,7 @@ inline double Fp8Bound(const RowRange& row, double x) {
 }
 
 // The values that a codec looks at together when it codes value `index` of x, [tokens, heads,
-// head_dim]: its row, or its channel over some tokens.
+// head_dim]: its row, its token, or its channel over some tokens.
 inline std::vector<float> Surroundings(const Codec& codec,
                                        const RunShape& shape,
                                        bool is_key,
@@ -185,9 +185,10 @@ inline std::vector<float> Surroundings(const Codec& codec,
   const bool by_channel = is_key && codec.name().starts_with("kivi");
   std::vector<float> values;
   if (!by_channel) {
-    const size_t row = index / head_dim * head_dim;
+    const size_t size = codec.name().starts_with("pca") ? TokenValues(shape) : head_dim;
+    const size_t row = index / size * size;
     values.assign(x.begin() + static_cast<ptrdiff_t>(row),
-                  x.begin() + static_cast<ptrdiff_t>(row + head_dim));
+                  x.begin() + static_cast<ptrdiff_t>(row + size));
     return values;
   }
   for (size_t i = index % TokenValues(shape); i < x.size(); i += TokenValues(shape)) {
@@ -233,6 +234,8 @@ inline double ErrorBound(const Codec& codec, std::span<const float> row, float v
     case CodecId::kKlt4:
     case CodecId::kKlt3:
     case CodecId::kKlt2:
+    case CodecId::kPca:
+    case CodecId::kPcaFine:
       return cut + 12.0 * (range.norm + 10.0) + 1e-15;
     case CodecId::kRot4:
     case CodecId::kRot3:

@@ -43,6 +43,24 @@ TEST_F(CodecOnTarget, DecodedValuesAreWithinTheBound) {
   }
 }
 
+double LargestOf(const std::vector<float>& x) {
+  double largest = 0.0;
+  for (const float value : x) {
+    largest = std::max(largest, std::fabs(static_cast<double>(value)));
+  }
+  return largest;
+}
+
+void ExpectNear(const std::vector<float>& x,
+                const std::vector<float>& expected,
+                double tolerance,
+                const std::string& where) {
+  ASSERT_EQ(x.size(), expected.size());
+  for (size_t i = 0; i < x.size(); ++i) {
+    ASSERT_NEAR(x[i], expected[i], tolerance) << where;
+  }
+}
+
 TEST_F(CodecOnTarget, EveryTargetWritesTheSameBytesAndReadsTheSameValues) {
   for (const Codec* codec : AllCodecs()) {
     for (const RunShape& shape : kShapes) {
@@ -55,19 +73,12 @@ TEST_F(CodecOnTarget, EveryTargetWritesTheSameBytesAndReadsTheSameValues) {
           ForceSimdTarget(target);
           EXPECT_EQ(EncodeAll(*codec, shape, tokens), bytes) << codec->name() << " " << target.name;
           const Tokens again = DecodeAll(*codec, shape, bytes);
-          EXPECT_EQ(again.v, decoded.v) << codec->name() << " " << target.name;
-          if (!codec->name().starts_with("klt")) {
-            EXPECT_EQ(again.k, decoded.k) << codec->name() << " " << target.name;
-            continue;
-          }
           // Sums over dimensions: targets differ by rounding.
-          double largest = 0.0;
-          for (const float k : decoded.k) {
-            largest = std::max(largest, std::fabs(static_cast<double>(k)));
-          }
-          for (size_t i = 0; i < decoded.k.size(); ++i) {
-            ASSERT_NEAR(again.k[i], decoded.k[i], 3e-6 * largest) << target.name;
-          }
+          const bool pca = codec->name().starts_with("pca");
+          const double k_tolerance = pca || codec->name().starts_with("klt") ? 3e-6 : 0.0;
+          const double v_tolerance = pca ? 3e-6 : 0.0;
+          ExpectNear(again.k, decoded.k, k_tolerance * LargestOf(decoded.k), target.name);
+          ExpectNear(again.v, decoded.v, v_tolerance * LargestOf(decoded.v), target.name);
         }
       }
     }
@@ -86,6 +97,9 @@ TEST_F(CodecOnTarget, InfiniteAndNanInputsDecodeToNumbers) {
     const Tokens decoded = DecodeAll(*codec, shape, EncodeAll(*codec, shape, tokens));
     for (size_t i = 0; i < 8; ++i) {
       EXPECT_TRUE(std::isfinite(decoded.k[i]) && std::isfinite(decoded.v[i])) << codec->name();
+    }
+    if (codec->name().starts_with("pca")) {
+      continue;  // a bit for each value need not tell which channel was so large
     }
     EXPECT_LT(decoded.v[0], codec->id() == CodecId::kInt8 ? -2.9e38F : -2e4F) << codec->name();
   }
