@@ -109,16 +109,21 @@ class Codec {
   // Floats of a layer's tables. REQUIRES: needs_tables().
   virtual size_t TableFloats(size_t num_kv_heads, size_t head_dim) const;
 
-  // Bytes of an encoded run. Everything that decoding needs except the context.
-  virtual size_t EncodedBytes(const RunShape& shape) const = 0;
+  // True if tables decide how large runs are, so that sizes differ from layer to layer.
+  virtual bool sized_by_tables() const { return false; }
+
+  // Bytes of an encoded run. Everything that decoding needs except the context. `tables`: of the
+  // run's layer; null, and of a codec that is sized_by_tables(): the most that any make it.
+  virtual size_t EncodedBytes(const RunShape& shape, const CodecTables* tables) const = 0;
+  size_t EncodedBytes(const RunShape& shape) const { return EncodedBytes(shape, nullptr); }
   // Bits per stored value, all metadata included: 8 * EncodedBytes / (2 * heads * tokens *
   // head_dim).
-  double BitsPerValue(const RunShape& shape) const;
+  double BitsPerValue(const RunShape& shape, const CodecTables* tables = nullptr) const;
 
   // Encodes tokens [first_token, first_token + num_tokens) of the run. k and v: [num_tokens,
   // num_kv_heads, head_dim] with `token_stride` floats from one token to the next. first_token must
-  // be 0 unless appendable(). REQUIRES: out.size() == EncodedBytes(shape), first_token + num_tokens
-  // <= shape.token_capacity; tables if needs_tables().
+  // be 0 unless appendable(). REQUIRES: out.size() == EncodedBytes(shape, context.tables),
+  // first_token + num_tokens <= shape.token_capacity; tables if needs_tables().
   virtual void Encode(const RunShape& shape,
                       int32_t first_token,
                       int32_t num_tokens,

@@ -55,9 +55,9 @@ size_t Codec::TableFloats(size_t /*num_kv_heads*/, size_t /*head_dim*/) const {
   VARVE_UNREACHABLE("a codec without tables was asked for their size");
 }
 
-double Codec::BitsPerValue(const RunShape& shape) const {
+double Codec::BitsPerValue(const RunShape& shape, const CodecTables* tables) const {
   const double values = 2.0 * shape.num_kv_heads * shape.token_capacity * shape.head_dim;
-  return 8.0 * static_cast<double>(EncodedBytes(shape)) / values;
+  return 8.0 * static_cast<double>(EncodedBytes(shape, tables)) / values;
 }
 
 }  // namespace varve

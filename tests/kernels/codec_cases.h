@@ -110,7 +110,8 @@ inline RunContext ContextFor(const Codec& codec, const RunShape& shape) {
 inline std::vector<std::byte> EncodeAll(const Codec& codec,
                                         const RunShape& shape,
                                         const Tokens& tokens) {
-  std::vector<std::byte> out(codec.EncodedBytes(shape), std::byte{0xee});
+  std::vector<std::byte> out(codec.EncodedBytes(shape, ContextFor(codec, shape).tables),
+                             std::byte{0xee});
   codec.Encode(shape,
                0,
                shape.token_capacity,

@@ -156,15 +156,10 @@ TEST(Codec, TokenStrideSkipsWhatIsNotOfTheRun) {
                   TokenValues(shape),
                   wide.v.data() + token * stride);
     }
-    std::vector<std::byte> out(codec->EncodedBytes(shape));
-    codec->Encode(shape,
-                  0,
-                  shape.token_capacity,
-                  wide.k.data(),
-                  wide.v.data(),
-                  stride,
-                  ContextFor(*codec, shape),
-                  out);
+    const RunContext context = ContextFor(*codec, shape);
+    std::vector<std::byte> out(codec->EncodedBytes(shape, context.tables));
+    codec->Encode(
+        shape, 0, shape.token_capacity, wide.k.data(), wide.v.data(), stride, context, out);
     EXPECT_EQ(out, EncodeAll(*codec, shape, tokens)) << codec->name();
   }
 }
@@ -192,24 +187,11 @@ TEST(Codec, RoomThatIsNotFilledIsZero) {
     }
     const RunShape shape{2, 16, 10};
     const Tokens tokens = MakeTokens(shape, 0, 37);
-    std::vector<std::byte> once(codec.EncodedBytes(shape), std::byte{0x11});
-    std::vector<std::byte> again(codec.EncodedBytes(shape), std::byte{0x77});
-    codec.Encode(shape,
-                 0,
-                 7,
-                 tokens.k.data(),
-                 tokens.v.data(),
-                 TokenValues(shape),
-                 ContextFor(codec, shape),
-                 once);
-    codec.Encode(shape,
-                 0,
-                 7,
-                 tokens.k.data(),
-                 tokens.v.data(),
-                 TokenValues(shape),
-                 ContextFor(codec, shape),
-                 again);
+    const RunContext context = ContextFor(codec, shape);
+    std::vector<std::byte> once(codec.EncodedBytes(shape, context.tables), std::byte{0x11});
+    std::vector<std::byte> again(codec.EncodedBytes(shape, context.tables), std::byte{0x77});
+    codec.Encode(shape, 0, 7, tokens.k.data(), tokens.v.data(), TokenValues(shape), context, once);
+    codec.Encode(shape, 0, 7, tokens.k.data(), tokens.v.data(), TokenValues(shape), context, again);
     EXPECT_EQ(once, again);
   }
 }
