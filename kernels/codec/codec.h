@@ -45,6 +45,8 @@ enum class CodecId : uint16_t {
   kNuq4Sparse = 21,
   kNuq3Sparse = 22,
   kNuq2Sparse = 23,
+  kSkvq4 = 27,
+  kSkvq2 = 28,
 };
 
 struct RunShape {

@@ -28,5 +28,7 @@ const Codec* Nuq2Codec();
 const Codec* Nuq4SparseCodec();
 const Codec* Nuq3SparseCodec();
 const Codec* Nuq2SparseCodec();
+const Codec* Skvq4Codec();
+const Codec* Skvq2Codec();
 
 }  // namespace varve

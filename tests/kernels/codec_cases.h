@@ -231,6 +231,8 @@ inline double ErrorBound(const Codec& codec, std::span<const float> row, float v
     case CodecId::kNuq4Sparse:
     case CodecId::kNuq3Sparse:
     case CodecId::kNuq2Sparse:
+    case CodecId::kSkvq4:
+    case CodecId::kSkvq2:
     case CodecId::kKlt4:
     case CodecId::kKlt3:
     case CodecId::kKlt2:
