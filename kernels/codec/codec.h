@@ -47,6 +47,7 @@ enum class CodecId : uint16_t {
   kNuq2Sparse = 23,
   kSkvq4 = 27,
   kSkvq2 = 28,
+  kThink = 29,
 };
 
 struct RunShape {

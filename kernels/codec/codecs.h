@@ -30,5 +30,6 @@ const Codec* Nuq3SparseCodec();
 const Codec* Nuq2SparseCodec();
 const Codec* Skvq4Codec();
 const Codec* Skvq2Codec();
+const Codec* ThinkCodec();
 
 }  // namespace varve

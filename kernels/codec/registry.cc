@@ -15,7 +15,8 @@ std::span<const Codec* const> AllCodecs() {
       Int3Codec(),       Int2Codec(),       Rot4Codec(),       Rot3Codec(),     Rot2Codec(),
       Kivi4Codec(),      Kivi2Codec(),      Kivi4G32Codec(),   Kivi2G32Codec(), Klt4Codec(),
       Klt3Codec(),       Klt2Codec(),       Nuq4Codec(),       Nuq3Codec(),     Nuq2Codec(),
-      Nuq4SparseCodec(), Nuq3SparseCodec(), Nuq2SparseCodec(), Skvq4Codec(),    Skvq2Codec()};
+      Nuq4SparseCodec(), Nuq3SparseCodec(), Nuq2SparseCodec(), Skvq4Codec(),    Skvq2Codec(),
+      ThinkCodec()};
   return kCodecs;
 }
 

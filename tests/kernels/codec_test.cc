@@ -28,9 +28,11 @@ TEST_F(CodecOnTarget, DecodedValuesAreWithinTheBound) {
       for (int kind = 0; kind <= 5; ++kind) {
         const Tokens tokens = MakeTokens(shape, kind, 17 + kind);
         const Tokens decoded = DecodeAll(*codec, shape, EncodeAll(*codec, shape, tokens));
+        const float most_k = LargestMagnitude(tokens.k);
+        const float most_v = LargestMagnitude(tokens.v);
         for (size_t i = 0; i < tokens.k.size(); ++i) {
-          const auto k_row = Surroundings(*codec, shape, /*is_key=*/true, tokens.k, i);
-          const auto v_row = Surroundings(*codec, shape, /*is_key=*/false, tokens.v, i);
+          const auto k_row = Surroundings(*codec, shape, /*is_key=*/true, tokens.k, most_k, i);
+          const auto v_row = Surroundings(*codec, shape, /*is_key=*/false, tokens.v, most_v, i);
           ASSERT_LE(std::fabs(static_cast<double>(decoded.k[i]) - tokens.k[i]),
                     ErrorBound(*codec, k_row, tokens.k[i]))
               << codec->name() << " kind " << kind << " value " << tokens.k[i];
