@@ -48,6 +48,7 @@ enum class CodecId : uint16_t {
   kSkvq4 = 27,
   kSkvq2 = 28,
   kThink = 29,
+  kDeco4 = 30,
 };
 
 struct RunShape {

@@ -31,5 +31,6 @@ const Codec* Nuq2SparseCodec();
 const Codec* Skvq4Codec();
 const Codec* Skvq2Codec();
 const Codec* ThinkCodec();
+const Codec* Deco4Codec();
 
 }  // namespace varve

@@ -193,7 +193,7 @@ inline std::vector<float> Surroundings(const Codec& codec,
                                        float largest,
                                        size_t index) {
   const size_t head_dim = shape.head_dim;
-  if (codec.id() == CodecId::kThink) {
+  if (codec.id() == CodecId::kThink || codec.id() == CodecId::kDeco4) {
     return {largest, -largest};
   }
   const bool by_channel = is_key && codec.name().starts_with("kivi");
@@ -252,6 +252,7 @@ inline double ErrorBound(const Codec& codec, std::span<const float> row, float v
       return cut + 12.0 * (range.norm + 10.0) + 1e-15;
     // What a run has in common decides, before RoPE.
     case CodecId::kThink:
+    case CodecId::kDeco4:
       return cut + 6.0 * range.magnitude + 1e-6;
     case CodecId::kRot4:
     case CodecId::kRot3:
