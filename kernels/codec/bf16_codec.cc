@@ -54,7 +54,7 @@ class Bf16 final : public Codec {
   std::string_view name() const override { return "bf16"; }
   bool appendable() const override { return true; }
 
-  size_t EncodedBytes(const RunShape& shape) const override {
+  size_t EncodedBytes(const RunShape& shape, const CodecTables* /*tables*/) const override {
     return ExactKeyOffset(shape.num_kv_heads, shape.token_capacity, shape.head_dim) *
            sizeof(uint16_t);
   }
@@ -67,7 +67,7 @@ class Bf16 final : public Codec {
               size_t token_stride,
               const RunContext& /*context*/,
               std::span<std::byte> out) const override {
-    VARVE_CHECK(out.size() == EncodedBytes(shape));
+    VARVE_CHECK(out.size() == EncodedBytes(shape, nullptr));
     VARVE_CHECK(first_token >= 0 && num_tokens >= 0);
     VARVE_CHECK(first_token + num_tokens <= shape.token_capacity);
     const size_t heads = shape.num_kv_heads;
@@ -90,7 +90,7 @@ class Bf16 final : public Codec {
               const RunContext& /*context*/,
               float* k,
               float* v) const override {
-    VARVE_CHECK(encoded.size() == EncodedBytes(shape));
+    VARVE_CHECK(encoded.size() == EncodedBytes(shape, nullptr));
     VARVE_CHECK(first_token >= 0 && num_tokens >= 0);
     VARVE_CHECK(first_token + num_tokens <= shape.token_capacity);
     const size_t heads = shape.num_kv_heads;

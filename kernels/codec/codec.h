@@ -45,6 +45,10 @@ enum class CodecId : uint16_t {
   kNuq4Sparse = 21,
   kNuq3Sparse = 22,
   kNuq2Sparse = 23,
+  kSkvq4 = 27,
+  kSkvq2 = 28,
+  kThink = 29,
+  kDeco4 = 30,
   kPca = 34,
   kPcaFine = 35,
 };
@@ -122,16 +126,21 @@ class Codec {
     return true;
   }
 
-  // Bytes of an encoded run. Everything that decoding needs except the context.
-  virtual size_t EncodedBytes(const RunShape& shape) const = 0;
+  // True if tables decide how large runs are, so that sizes differ from layer to layer.
+  virtual bool sized_by_tables() const { return false; }
+
+  // Bytes of an encoded run. Everything that decoding needs except the context. `tables`: of the
+  // run's layer; null, and of a codec that is sized_by_tables(): the most that any make it.
+  virtual size_t EncodedBytes(const RunShape& shape, const CodecTables* tables) const = 0;
+  size_t EncodedBytes(const RunShape& shape) const { return EncodedBytes(shape, nullptr); }
   // Bits per stored value, all metadata included: 8 * EncodedBytes / (2 * heads * tokens *
   // head_dim).
-  double BitsPerValue(const RunShape& shape) const;
+  double BitsPerValue(const RunShape& shape, const CodecTables* tables = nullptr) const;
 
   // Encodes tokens [first_token, first_token + num_tokens) of the run. k and v: [num_tokens,
   // num_kv_heads, head_dim] with `token_stride` floats from one token to the next. first_token must
-  // be 0 unless appendable(). REQUIRES: out.size() == EncodedBytes(shape), first_token + num_tokens
-  // <= shape.token_capacity; tables if needs_tables().
+  // be 0 unless appendable(). REQUIRES: out.size() == EncodedBytes(shape, context.tables),
+  // first_token + num_tokens <= shape.token_capacity; tables if needs_tables().
   virtual void Encode(const RunShape& shape,
                       int32_t first_token,
                       int32_t num_tokens,

@@ -30,5 +30,9 @@ const Codec* Nuq3SparseCodec();
 const Codec* Nuq2SparseCodec();
 const Codec* Pca10Codec();
 const Codec* Pca16Codec();
+const Codec* Skvq4Codec();
+const Codec* Skvq2Codec();
+const Codec* ThinkCodec();
+const Codec* Deco4Codec();
 
 }  // namespace varve

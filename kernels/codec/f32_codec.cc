@@ -15,7 +15,7 @@ class F32 final : public Codec {
   std::string_view name() const override { return "f32"; }
   bool appendable() const override { return true; }
 
-  size_t EncodedBytes(const RunShape& shape) const override {
+  size_t EncodedBytes(const RunShape& shape, const CodecTables* /*tables*/) const override {
     return ExactKeyOffset(shape.num_kv_heads, shape.token_capacity, shape.head_dim) * sizeof(float);
   }
 
@@ -27,7 +27,7 @@ class F32 final : public Codec {
               size_t token_stride,
               const RunContext& /*context*/,
               std::span<std::byte> out) const override {
-    VARVE_CHECK(out.size() == EncodedBytes(shape));
+    VARVE_CHECK(out.size() == EncodedBytes(shape, nullptr));
     VARVE_CHECK(first_token >= 0 && num_tokens >= 0);
     VARVE_CHECK(first_token + num_tokens <= shape.token_capacity);
     const size_t head_dim = shape.head_dim;
@@ -51,7 +51,7 @@ class F32 final : public Codec {
               const RunContext& /*context*/,
               float* k,
               float* v) const override {
-    VARVE_CHECK(encoded.size() == EncodedBytes(shape));
+    VARVE_CHECK(encoded.size() == EncodedBytes(shape, nullptr));
     VARVE_CHECK(first_token >= 0 && num_tokens >= 0);
     VARVE_CHECK(first_token + num_tokens <= shape.token_capacity);
     const size_t head_dim = shape.head_dim;

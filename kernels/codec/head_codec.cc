@@ -7,10 +7,10 @@
 #include "proto/base/check.h"
 
 namespace varve {
-size_t HeadCodec::EncodedBytes(const RunShape& shape) const {
-  const size_t head_dim = shape.head_dim;
-  const size_t tokens = shape.token_capacity;
-  return shape.num_kv_heads * (KeyBytes(head_dim, tokens) + ValueBytes(head_dim, tokens));
+size_t HeadCodec::EncodedBytes(const RunShape& shape, const CodecTables* tables) const {
+  const Block block{
+      static_cast<size_t>(shape.head_dim), static_cast<size_t>(shape.token_capacity), 0, tables};
+  return shape.num_kv_heads * (KeyBytesOf(block) + ValueBytesOf(block));
 }
 
 void HeadCodec::Encode(const RunShape& shape,
@@ -21,20 +21,19 @@ void HeadCodec::Encode(const RunShape& shape,
                        size_t token_stride,
                        const RunContext& context,
                        std::span<std::byte> out) const {
-  VARVE_CHECK(out.size() == EncodedBytes(shape));
+  VARVE_CHECK(out.size() == EncodedBytes(shape, context.tables));
   VARVE_CHECK(first_token == 0 && num_tokens >= 0 && num_tokens <= shape.token_capacity);
   VARVE_CHECK(!needs_tables() || context.tables != nullptr);
   VARVE_CHECK(context.rope == nullptr ||
               context.rope->head_dim() == static_cast<size_t>(shape.head_dim));
   const size_t head_dim = shape.head_dim;
   const size_t tokens = num_tokens;
-  const size_t key_bytes = KeyBytes(head_dim, shape.token_capacity);
-  const size_t value_bytes = ValueBytes(head_dim, shape.token_capacity);
   std::memset(out.data(), 0, out.size());
   std::vector<float> rows(tokens * head_dim);
   for (size_t head = 0; head < static_cast<size_t>(shape.num_kv_heads); ++head) {
     const Block block{head_dim, static_cast<size_t>(shape.token_capacity), head, context.tables};
-    std::byte* at = out.data() + head * (key_bytes + value_bytes);
+    const size_t key_bytes = KeyBytesOf(block);
+    std::byte* at = out.data() + head * (key_bytes + ValueBytesOf(block));
     GatherRows(k + head * head_dim, tokens, token_stride, head_dim, rows.data());
     if (keys_before_rope()) {
       UndoRope(context, head, tokens, head_dim, rows.data());
@@ -53,15 +52,15 @@ void HeadCodec::DecodeHead(const RunShape& shape,
                            const RunContext& context,
                            float* k,
                            float* v) const {
-  VARVE_CHECK(encoded.size() == EncodedBytes(shape));
+  VARVE_CHECK(encoded.size() == EncodedBytes(shape, context.tables));
   VARVE_CHECK(first_token >= 0 && num_tokens >= 0);
   VARVE_CHECK(first_token + num_tokens <= shape.token_capacity);
   VARVE_CHECK(!needs_tables() || context.tables != nullptr);
   const size_t head_dim = shape.head_dim;
   const size_t capacity = shape.token_capacity;
-  const size_t key_bytes = KeyBytes(head_dim, capacity);
-  const std::byte* at = encoded.data() + kv_head * (key_bytes + ValueBytes(head_dim, capacity));
   const Block block{head_dim, capacity, static_cast<size_t>(kv_head), context.tables};
+  const size_t key_bytes = KeyBytesOf(block);
+  const std::byte* at = encoded.data() + kv_head * (key_bytes + ValueBytesOf(block));
   DecodeKeys(block, at, first_token, num_tokens, k);
   if (keys_before_rope() && context.rope != nullptr) {
     TurnRows(*context.rope, context.PositionsOf(kv_head, first_token), num_tokens, k);

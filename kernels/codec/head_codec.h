@@ -16,7 +16,7 @@ class HeadCodec : public Codec {
  public:
   uint16_t version() const override { return 1; }
   bool appendable() const final { return false; }
-  size_t EncodedBytes(const RunShape& shape) const final;
+  size_t EncodedBytes(const RunShape& shape, const CodecTables* tables) const final;
   // Inputs are sanitized (f16_block.h). Tokens that the run has room for but does not hold are
   // zero, so that equal tokens give equal bytes.
   void Encode(const RunShape& shape,
@@ -46,8 +46,16 @@ class HeadCodec : public Codec {
   };
 
   virtual bool keys_before_rope() const { return false; }
+  // The bytes of a block, or the most that tables make them.
   virtual size_t KeyBytes(size_t head_dim, size_t token_capacity) const = 0;
   virtual size_t ValueBytes(size_t head_dim, size_t token_capacity) const = 0;
+  // With the block's tables, the same for all kv heads. For codecs that are sized_by_tables().
+  virtual size_t KeyBytesOf(const Block& block) const {
+    return KeyBytes(block.head_dim, block.token_capacity);
+  }
+  virtual size_t ValueBytesOf(const Block& block) const {
+    return ValueBytes(block.head_dim, block.token_capacity);
+  }
   // x: [num_tokens, head_dim], sanitized. `out` is zero.
   virtual void EncodeKeys(const Block& block,
                           size_t num_tokens,

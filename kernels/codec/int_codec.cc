@@ -13,9 +13,12 @@
 
 #include "kernels/codec/codecs.h"
 #include "kernels/codec/int_block.h"
+#include "kernels/codec/int_rows.h"
 #include "kernels/codec/pack_codes.h"
 #include "kernels/codec/row_codec.h"
+#include "kernels/cpu/packed-inl.h"
 #include "kernels/cpu/sanitize-inl.h"
+#include "kernels/cpu/widen-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
@@ -65,14 +68,71 @@ void IntEncodeRow(size_t bits,
   PackRow(row, bits, head_dim, packed);
 }
 
+template <size_t kBits>
+void IntDecodeRowsOf(const std::byte* codes,
+                     const std::byte* scales,
+                     const std::byte* offsets,
+                     size_t num_rows,
+                     size_t count,
+                     size_t stride,
+                     float* out) {
+  const hn::CappedTag<float, 8> d;
+  const size_t row_bytes = PackedBytes(kBits, count);
+  for (size_t r = 0; r < num_rows; ++r, codes += row_bytes, out += stride) {
+    const float scale = LoadWideScalar<DType::kF16>(scales + r * sizeof(uint16_t));
+    const float offset = LoadWideScalar<DType::kF16>(offsets + r * sizeof(uint16_t));
+    size_t i = 0;
+    for (; i + hn::Lanes(d) <= count; i += hn::Lanes(d)) {
+      const auto code = hn::ConvertTo(d, LoadCodes<kBits>(d, codes, i, count));
+      hn::StoreU(hn::Add(hn::Mul(code, hn::Set(d, scale)), hn::Set(d, offset)), d, out + i);
+    }
+    for (; i < count; ++i) {
+      out[i] = IntDecode(UnpackCode(codes, kBits, count, i), scale, offset);
+    }
+  }
+}
+
+void IntDecodeRows(size_t bits,
+                   const std::byte* codes,
+                   const std::byte* scales,
+                   const std::byte* offsets,
+                   size_t num_rows,
+                   size_t count,
+                   size_t stride,
+                   float* out) {
+  const auto decode = bits == 8   ? IntDecodeRowsOf<8>
+                      : bits == 4 ? IntDecodeRowsOf<4>
+                      : bits == 3 ? IntDecodeRowsOf<3>
+                                  : IntDecodeRowsOf<2>;
+  decode(codes, scales, offsets, num_rows, count, stride, out);
+}
+
 }  // namespace varve::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace varve {
-namespace {
 
 HWY_EXPORT(IntEncodeRow);
+HWY_EXPORT(IntDecodeRows);
+
+void EncodeIntRow(size_t bits, const float* x, size_t count, std::byte* packed, uint16_t* params) {
+  HWY_DYNAMIC_DISPATCH(IntEncodeRow)(bits, x, count, packed, params);
+}
+
+void DecodeIntRows(size_t bits,
+                   const std::byte* codes,
+                   const std::byte* scales,
+                   const std::byte* offsets,
+                   size_t num_rows,
+                   size_t count,
+                   size_t stride,
+                   float* out) {
+  HWY_DYNAMIC_DISPATCH(IntDecodeRows)
+  (bits, codes, scales, offsets, num_rows, count, stride, out);
+}
+
+namespace {
 
 class IntCodec final : public RowCodec {
  public:
@@ -87,7 +147,7 @@ class IntCodec final : public RowCodec {
                  size_t head_dim,
                  std::byte* codes,
                  uint16_t* params) const override {
-    HWY_DYNAMIC_DISPATCH(IntEncodeRow)(bits_, x, head_dim, codes, params);
+    EncodeIntRow(bits_, x, head_dim, codes, params);
   }
   void DecodeRow(const std::byte* codes,
                  const uint16_t* params,

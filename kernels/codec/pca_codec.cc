@@ -134,7 +134,8 @@ class PcaCodec final : public Codec {
   size_t TableFloats(size_t num_kv_heads, size_t head_dim) const override {
     return PcaTableFloats(num_kv_heads, head_dim);
   }
-  size_t EncodedBytes(const RunShape& shape) const override {
+  using Codec::EncodedBytes;
+  size_t EncodedBytes(const RunShape& shape, const CodecTables* /*tables*/) const override {
     return static_cast<size_t>(shape.token_capacity) * RowBytes(shape);
   }
 

@@ -18,7 +18,8 @@ std::span<const Codec* const> AllCodecs() {
       Int3Codec(),       Int2Codec(),       Rot4Codec(),       Rot3Codec(),     Rot2Codec(),
       Kivi4Codec(),      Kivi2Codec(),      Kivi4G32Codec(),   Kivi2G32Codec(), Klt4Codec(),
       Klt3Codec(),       Klt2Codec(),       Nuq4Codec(),       Nuq3Codec(),     Nuq2Codec(),
-      Nuq4SparseCodec(), Nuq3SparseCodec(), Nuq2SparseCodec(), Pca10Codec(),    Pca16Codec()};
+      Nuq4SparseCodec(), Nuq3SparseCodec(), Nuq2SparseCodec(), Skvq4Codec(),    Skvq2Codec(),
+      ThinkCodec(), Deco4Codec(), Pca10Codec(), Pca16Codec()};
   return kCodecs;
 }
 
@@ -102,9 +103,9 @@ RopePositions RunContext::PositionsOf(size_t kv_head, size_t first_token) const 
   return {first_position, token_indices + kv_head * static_cast<size_t>(num_indices) + index};
 }
 
-double Codec::BitsPerValue(const RunShape& shape) const {
+double Codec::BitsPerValue(const RunShape& shape, const CodecTables* tables) const {
   const double values = 2.0 * shape.num_kv_heads * shape.token_capacity * shape.head_dim;
-  return 8.0 * static_cast<double>(EncodedBytes(shape)) / values;
+  return 8.0 * static_cast<double>(EncodedBytes(shape, tables)) / values;
 }
 
 }  // namespace varve

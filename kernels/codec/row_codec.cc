@@ -14,7 +14,7 @@ size_t ParamOffset(size_t params, size_t index, size_t token, size_t token_capac
 
 }  // namespace
 
-size_t RowCodec::EncodedBytes(const RunShape& shape) const {
+size_t RowCodec::EncodedBytes(const RunShape& shape, const CodecTables* /*tables*/) const {
   return shape.num_kv_heads * RowHeadBytes(Format(shape.head_dim), shape.token_capacity);
 }
 
@@ -26,7 +26,7 @@ void RowCodec::Encode(const RunShape& shape,
                       size_t token_stride,
                       const RunContext& /*context*/,
                       std::span<std::byte> out) const {
-  VARVE_CHECK(out.size() == EncodedBytes(shape));
+  VARVE_CHECK(out.size() == EncodedBytes(shape, nullptr));
   VARVE_CHECK(first_token == 0 && num_tokens >= 0 && num_tokens <= shape.token_capacity);
   const size_t head_dim = shape.head_dim;
   const RowFormat format = Format(head_dim);
@@ -57,7 +57,7 @@ void RowCodec::Decode(const RunShape& shape,
                       const RunContext& /*context*/,
                       float* k,
                       float* v) const {
-  VARVE_CHECK(encoded.size() == EncodedBytes(shape));
+  VARVE_CHECK(encoded.size() == EncodedBytes(shape, nullptr));
   VARVE_CHECK(first_token >= 0 && num_tokens >= 0);
   VARVE_CHECK(first_token + num_tokens <= shape.token_capacity);
   const size_t head_dim = shape.head_dim;

@@ -14,7 +14,7 @@ class RowCodec : public Codec {
  public:
   uint16_t version() const override { return 1; }
   bool appendable() const final { return false; }
-  size_t EncodedBytes(const RunShape& shape) const final;
+  size_t EncodedBytes(const RunShape& shape, const CodecTables* tables) const final;
   // Tokens that the run has room for but does not hold are zero, so that equal tokens give equal
   // bytes.
   void Encode(const RunShape& shape,

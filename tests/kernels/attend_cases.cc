@@ -69,9 +69,9 @@ void AttendProblem::AddView(const ViewCase& view, Rng* rng) {
     v[i] = rng->NextNormal();
   }
   // Room that no token has been written to holds what would be NaN and huge numbers.
-  encoded_.emplace_back(codec->EncodedBytes(shape), std::byte{0xff});
-  KvView out{};
   const RunContext context = ContextFor(*codec, shape);
+  encoded_.emplace_back(codec->EncodedBytes(shape, context.tables), std::byte{0xff});
+  KvView out{};
   out.tables = context.tables;
   out.rope = context.rope;
   out.codec = view.codec;

@@ -110,7 +110,8 @@ inline RunContext ContextFor(const Codec& codec, const RunShape& shape) {
 inline std::vector<std::byte> EncodeAll(const Codec& codec,
                                         const RunShape& shape,
                                         const Tokens& tokens) {
-  std::vector<std::byte> out(codec.EncodedBytes(shape), std::byte{0xee});
+  std::vector<std::byte> out(codec.EncodedBytes(shape, ContextFor(codec, shape).tables),
+                             std::byte{0xee});
   codec.Encode(shape,
                0,
                shape.token_capacity,
@@ -174,14 +175,27 @@ inline double Fp8Bound(const RowRange& row, double x) {
   return std::fabs(x) / 16.0 * (1.0 + 1e-6) + scale / 1024.0;
 }
 
+inline float LargestMagnitude(const std::vector<float>& x) {
+  float largest = 0.0F;
+  for (const float value : x) {
+    largest = std::max(largest, std::fabs(value));
+  }
+  return largest;
+}
+
 // The values that a codec looks at together when it codes value `index` of x, [tokens, heads,
-// head_dim]: its row, its token, or its channel over some tokens.
+// head_dim]: its row, its token, its channel over some tokens, or the run, of which the largest
+// magnitude says enough.
 inline std::vector<float> Surroundings(const Codec& codec,
                                        const RunShape& shape,
                                        bool is_key,
                                        const std::vector<float>& x,
+                                       float largest,
                                        size_t index) {
   const size_t head_dim = shape.head_dim;
+  if (codec.id() == CodecId::kThink || codec.id() == CodecId::kDeco4) {
+    return {largest, -largest};
+  }
   const bool by_channel = is_key && codec.name().starts_with("kivi");
   std::vector<float> values;
   if (!by_channel) {
@@ -231,12 +245,18 @@ inline double ErrorBound(const Codec& codec, std::span<const float> row, float v
     case CodecId::kNuq4Sparse:
     case CodecId::kNuq3Sparse:
     case CodecId::kNuq2Sparse:
+    case CodecId::kSkvq4:
+    case CodecId::kSkvq2:
     case CodecId::kKlt4:
     case CodecId::kKlt3:
     case CodecId::kKlt2:
     case CodecId::kPca:
     case CodecId::kPcaFine:
       return cut + 12.0 * (range.norm + 10.0) + 1e-15;
+    // What a run has in common decides, before RoPE.
+    case CodecId::kThink:
+    case CodecId::kDeco4:
+      return cut + 6.0 * range.magnitude + 1e-6;
     case CodecId::kRot4:
     case CodecId::kRot3:
     case CodecId::kRot2:

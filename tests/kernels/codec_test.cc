@@ -28,9 +28,11 @@ TEST_F(CodecOnTarget, DecodedValuesAreWithinTheBound) {
       for (int kind = 0; kind <= 5; ++kind) {
         const Tokens tokens = MakeTokens(shape, kind, 17 + kind);
         const Tokens decoded = DecodeAll(*codec, shape, EncodeAll(*codec, shape, tokens));
+        const float most_k = LargestMagnitude(tokens.k);
+        const float most_v = LargestMagnitude(tokens.v);
         for (size_t i = 0; i < tokens.k.size(); ++i) {
-          const auto k_row = Surroundings(*codec, shape, /*is_key=*/true, tokens.k, i);
-          const auto v_row = Surroundings(*codec, shape, /*is_key=*/false, tokens.v, i);
+          const auto k_row = Surroundings(*codec, shape, /*is_key=*/true, tokens.k, most_k, i);
+          const auto v_row = Surroundings(*codec, shape, /*is_key=*/false, tokens.v, most_v, i);
           ASSERT_LE(std::fabs(static_cast<double>(decoded.k[i]) - tokens.k[i]),
                     ErrorBound(*codec, k_row, tokens.k[i]))
               << codec->name() << " kind " << kind << " value " << tokens.k[i];
@@ -170,15 +172,10 @@ TEST(Codec, TokenStrideSkipsWhatIsNotOfTheRun) {
                   TokenValues(shape),
                   wide.v.data() + token * stride);
     }
-    std::vector<std::byte> out(codec->EncodedBytes(shape));
-    codec->Encode(shape,
-                  0,
-                  shape.token_capacity,
-                  wide.k.data(),
-                  wide.v.data(),
-                  stride,
-                  ContextFor(*codec, shape),
-                  out);
+    const RunContext context = ContextFor(*codec, shape);
+    std::vector<std::byte> out(codec->EncodedBytes(shape, context.tables));
+    codec->Encode(
+        shape, 0, shape.token_capacity, wide.k.data(), wide.v.data(), stride, context, out);
     EXPECT_EQ(out, EncodeAll(*codec, shape, tokens)) << codec->name();
   }
 }
@@ -206,24 +203,11 @@ TEST(Codec, RoomThatIsNotFilledIsZero) {
     }
     const RunShape shape{2, 16, 10};
     const Tokens tokens = MakeTokens(shape, 0, 37);
-    std::vector<std::byte> once(codec.EncodedBytes(shape), std::byte{0x11});
-    std::vector<std::byte> again(codec.EncodedBytes(shape), std::byte{0x77});
-    codec.Encode(shape,
-                 0,
-                 7,
-                 tokens.k.data(),
-                 tokens.v.data(),
-                 TokenValues(shape),
-                 ContextFor(codec, shape),
-                 once);
-    codec.Encode(shape,
-                 0,
-                 7,
-                 tokens.k.data(),
-                 tokens.v.data(),
-                 TokenValues(shape),
-                 ContextFor(codec, shape),
-                 again);
+    const RunContext context = ContextFor(codec, shape);
+    std::vector<std::byte> once(codec.EncodedBytes(shape, context.tables), std::byte{0x11});
+    std::vector<std::byte> again(codec.EncodedBytes(shape, context.tables), std::byte{0x77});
+    codec.Encode(shape, 0, 7, tokens.k.data(), tokens.v.data(), TokenValues(shape), context, once);
+    codec.Encode(shape, 0, 7, tokens.k.data(), tokens.v.data(), TokenValues(shape), context, again);
     EXPECT_EQ(once, again);
   }
 }

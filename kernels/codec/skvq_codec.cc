@@ -1,0 +1,243 @@
+// Codecs `skvq4`, `skvq2`. Bytes and meaning: skvq_block.h; their tables: skvq_calibration.cc.
+#include "kernels/cpu/simd.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/codec/skvq_codec.cc"
+// clang-format off
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// clang-format on
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "kernels/codec/codecs.h"
+#include "kernels/codec/head_codec.h"
+#include "kernels/codec/skvq_block.h"
+#include "kernels/codec/skvq_calibration.h"
+#include "kernels/codec/skvq_groups.h"
+#include "kernels/cpu/attend_plan.h"
+#include "kernels/cpu/packed-inl.h"
+#include "kernels/cpu/reorder-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace varve::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// One group of one row, in the coded order.
+template <size_t kBits>
+HWY_INLINE void SkvqDecodeGroup(const std::byte* row,
+                                size_t head_dim,
+                                size_t begin,
+                                size_t end,
+                                float scale,
+                                float offset,
+                                float* y) {
+  const hn::CappedTag<float, 8> d;  // a granule of packed codes; groups are multiples of it
+  size_t i = begin;
+  for (; i + hn::Lanes(d) <= end; i += hn::Lanes(d)) {
+    const auto code = hn::ConvertTo(d, LoadCodes<kBits>(d, row, i, head_dim));
+    hn::StoreU(hn::Add(hn::Mul(code, hn::Set(d, scale)), hn::Set(d, offset)), d, y + i);
+  }
+  for (; i < end; ++i) {
+    y[i] = SkvqDecode(UnpackCode(row, kBits, head_dim, i), scale, offset, 0.0F);
+  }
+}
+
+template <size_t kBits>
+void SkvqDecodeRowsOf(const SkvqLayout& at,
+                      const SkvqTables& tables,
+                      const float* fp8,
+                      size_t head_dim,
+                      const std::byte* encoded,
+                      size_t first_token,
+                      size_t num_tokens,
+                      float* x) {
+  int32_t places[kMaxHeadDim];
+  for (size_t i = 0; i < head_dim; ++i) {
+    places[i] = static_cast<int32_t>(SkvqPlace(tables, head_dim, i));
+  }
+  float units[2 * kMaxHeadDim];
+  for (size_t i = 0; i < 2 * at.groups; ++i) {
+    uint16_t half;
+    std::memcpy(&half, encoded + i * sizeof(half), sizeof(half));
+    units[i] = F16ToFloat(half);
+  }
+  alignas(64) float y[kMaxHeadDim];
+  for (size_t t = first_token; t < first_token + num_tokens; ++t, x += head_dim) {
+    for (size_t g = 0; g < at.groups; ++g) {
+      const size_t own = t * at.groups + g;
+      SkvqDecodeGroup<kBits>(
+          encoded + at.codes + t * at.row_bytes,
+          head_dim,
+          g * at.group,
+          std::min(head_dim, (g + 1) * at.group),
+          fp8[static_cast<size_t>(encoded[at.scales + own])] * units[g],
+          fp8[static_cast<size_t>(encoded[at.offsets + own])] * units[at.groups + g],
+          y);
+    }
+    GatherAndAdd(y, places, tables.centre, head_dim, x);
+  }
+}
+
+void SkvqDecodeRows(size_t bits,
+                    const SkvqLayout& at,
+                    const SkvqTables& tables,
+                    const float* fp8,
+                    size_t head_dim,
+                    const std::byte* encoded,
+                    size_t first_token,
+                    size_t num_tokens,
+                    float* x) {
+  const auto decode = bits == 4 ? SkvqDecodeRowsOf<4> : SkvqDecodeRowsOf<2>;
+  decode(at, tables, fp8, head_dim, encoded, first_token, num_tokens, x);
+}
+
+}  // namespace varve::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace varve {
+namespace {
+
+HWY_EXPORT(SkvqDecodeRows);
+
+// What each E4M3 code means.
+const float* Fp8Values() {
+  static const auto kValues = [] {
+    std::array<float, 256> values{};
+    for (size_t code = 0; code < values.size(); ++code) {
+      values[code] = Fp8ToFloat(static_cast<uint8_t>(code));
+    }
+    return values;
+  }();
+  return kValues.data();
+}
+
+class SkvqCodec final : public HeadCodec {
+ public:
+  SkvqCodec(CodecId id, std::string_view name, size_t bits) : id_(id), name_(name), bits_(bits) {}
+
+  CodecId id() const override { return id_; }
+  std::string_view name() const override { return name_; }
+  bool needs_tables() const override { return true; }
+  CodecTables Calibrate(const CalibrationSample& sample) const override {
+    return CalibrateSkvq(sample, bits_);
+  }
+  size_t TableFloats(size_t num_kv_heads, size_t head_dim) const override {
+    return SkvqTableFloats(num_kv_heads, head_dim);
+  }
+
+ protected:
+  bool keys_before_rope() const override { return true; }
+  size_t KeyBytes(size_t head_dim, size_t token_capacity) const override {
+    return SkvqLayoutOf(bits_, head_dim, token_capacity).bytes;
+  }
+  size_t ValueBytes(size_t head_dim, size_t token_capacity) const override {
+    return SkvqLayoutOf(bits_, head_dim, token_capacity).bytes;
+  }
+  void EncodeKeys(const Block& block,
+                  size_t num_tokens,
+                  const float* x,
+                  std::byte* out) const override {
+    EncodeSide(block, TablesOf(block, /*is_key=*/true), num_tokens, x, out);
+  }
+  void EncodeValues(const Block& block,
+                    size_t num_tokens,
+                    const float* x,
+                    std::byte* out) const override {
+    EncodeSide(block, TablesOf(block, /*is_key=*/false), num_tokens, x, out);
+  }
+  void DecodeKeys(const Block& block,
+                  const std::byte* encoded,
+                  size_t first_token,
+                  size_t num_tokens,
+                  float* x) const override {
+    DecodeSide(block, TablesOf(block, /*is_key=*/true), encoded, first_token, num_tokens, x);
+  }
+  void DecodeValues(const Block& block,
+                    const std::byte* encoded,
+                    size_t first_token,
+                    size_t num_tokens,
+                    float* x) const override {
+    DecodeSide(block, TablesOf(block, /*is_key=*/false), encoded, first_token, num_tokens, x);
+  }
+
+ private:
+  static SkvqTables TablesOf(const Block& block, bool is_key) {
+    return SkvqTablesOf(block.tables->values.data(), block.kv_head, is_key, block.head_dim);
+  }
+  SkvqLayout LayoutOf(const Block& block) const {
+    return SkvqLayoutOf(bits_, block.head_dim, block.token_capacity);
+  }
+  void EncodeSide(const Block& block,
+                  const SkvqTables& tables,
+                  size_t num_tokens,
+                  const float* x,
+                  std::byte* out) const {
+    const SkvqLayout at = LayoutOf(block);
+    std::vector<float> y(num_tokens * block.head_dim);
+    for (size_t i = 0; i < block.head_dim; ++i) {
+      const size_t place = SkvqPlace(tables, block.head_dim, i);
+      for (size_t t = 0; t < num_tokens; ++t) {
+        y[t * block.head_dim + place] = x[t * block.head_dim + i] - tables.centre[i];
+      }
+    }
+    for (size_t g = 0; g < at.groups; ++g) {
+      const size_t begin = g * at.group;
+      const size_t width = std::min(block.head_dim, begin + at.group) - begin;
+      const SkvqCodedGroup coded = CodeSkvqGroup(
+          bits_, tables.alphas[g], y.data() + begin, num_tokens, width, block.head_dim);
+      std::memcpy(out + g * sizeof(uint16_t), &coded.scale_unit, sizeof(uint16_t));
+      std::memcpy(
+          out + at.offset_units + g * sizeof(uint16_t), &coded.offset_unit, sizeof(uint16_t));
+      for (size_t t = 0; t < num_tokens; ++t) {
+        out[at.scales + t * at.groups + g] = static_cast<std::byte>(coded.scales[t]);
+        out[at.offsets + t * at.groups + g] = static_cast<std::byte>(coded.offsets[t]);
+        for (size_t i = 0; i < width; ++i) {
+          PackCode(out + at.codes + t * at.row_bytes,
+                   bits_,
+                   block.head_dim,
+                   begin + i,
+                   coded.codes[t * width + i]);
+        }
+      }
+    }
+  }
+  void DecodeSide(const Block& block,
+                  const SkvqTables& tables,
+                  const std::byte* encoded,
+                  size_t first_token,
+                  size_t num_tokens,
+                  float* x) const {
+    HWY_DYNAMIC_DISPATCH(SkvqDecodeRows)
+    (bits_,
+     LayoutOf(block),
+     tables,
+     Fp8Values(),
+     block.head_dim,
+     encoded,
+     first_token,
+     num_tokens,
+     x);
+  }
+
+  CodecId id_;
+  std::string_view name_;
+  size_t bits_;
+};
+
+}  // namespace
+
+const Codec* Skvq4Codec() {
+  static const SkvqCodec kCodec(CodecId::kSkvq4, "skvq4", 4);
+  return &kCodec;
+}
+const Codec* Skvq2Codec() {
+  static const SkvqCodec kCodec(CodecId::kSkvq2, "skvq2", 2);
+  return &kCodec;
+}
+
+}  // namespace varve
+#endif  // HWY_ONCE
