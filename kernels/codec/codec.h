@@ -45,6 +45,9 @@ enum class CodecId : uint16_t {
   kNuq4Sparse = 21,
   kNuq3Sparse = 22,
   kNuq2Sparse = 23,
+  kRvq8 = 24,
+  kRvq4 = 25,
+  kRvq8Large = 26,
 };
 
 struct RunShape {

@@ -28,5 +28,8 @@ const Codec* Nuq2Codec();
 const Codec* Nuq4SparseCodec();
 const Codec* Nuq3SparseCodec();
 const Codec* Nuq2SparseCodec();
+const Codec* Rvq8Codec();
+const Codec* Rvq4Codec();
+const Codec* Rvq8LargeCodec();
 
 }  // namespace varve
