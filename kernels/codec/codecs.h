@@ -34,5 +34,8 @@ const Codec* Skvq4Codec();
 const Codec* Skvq2Codec();
 const Codec* ThinkCodec();
 const Codec* Deco4Codec();
+const Codec* Rvq8Codec();
+const Codec* Rvq4Codec();
+const Codec* Rvq8LargeCodec();
 
 }  // namespace varve

@@ -68,6 +68,11 @@ inline const CodecTables* TablesFor(const Codec& codec, int32_t num_kv_heads, in
   if (!codec.needs_tables()) {
     return nullptr;
   }
+  // Large codebooks take long to make; those that fit every shape are made once.
+  if (codec.TableFloats(1, 8) == codec.TableFloats(2, 64)) {
+    num_kv_heads = 2;
+    head_dim = 64;
+  }
   const std::tuple key{codec.id(), num_kv_heads, head_dim};
   if (!tables.contains(key)) {
     Rng rng(77);
@@ -257,6 +262,11 @@ inline double ErrorBound(const Codec& codec, std::span<const float> row, float v
     case CodecId::kThink:
     case CodecId::kDeco4:
       return cut + 6.0 * range.magnitude + 1e-6;
+    // The codewords of the tables are about as long as scaled groups are.
+    case CodecId::kRvq8:
+    case CodecId::kRvq4:
+    case CodecId::kRvq8Large:
+      return cut + 2.0 * range.norm + 1e-6;
     case CodecId::kRot4:
     case CodecId::kRot3:
     case CodecId::kRot2:

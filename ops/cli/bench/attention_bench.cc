@@ -5,7 +5,9 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "kernels/attend.h"
@@ -39,7 +41,7 @@ class Workload {
 
   const AttentionBenchOptions& options_;
   int64_t num_tokens_;
-  CodecTables tables_;
+  const CodecTables* tables_ = nullptr;
   Rope rope_;
   std::vector<std::vector<std::byte>> pages_;
   std::vector<KvView> views_;
@@ -68,9 +70,15 @@ RopeSpec MakeRope(int32_t head_dim) {
   return spec;
 }
 
-// Tables as for a model whose keys and values are normal numbers.
-CodecTables MakeTables(const Codec& codec, const RunShape& shape) {
+// Tables as for a model whose keys and values are normal numbers. Made once: large codebooks take
+// seconds.
+const CodecTables& TablesOf(const Codec& codec, const RunShape& shape) {
   constexpr size_t kTokens = 1024;
+  static std::map<std::tuple<CodecId, int32_t, int32_t>, CodecTables> made;
+  CodecTables& tables = made[{codec.id(), shape.num_kv_heads, shape.head_dim}];
+  if (!tables.values.empty()) {
+    return tables;
+  }
   const auto head_dim = static_cast<size_t>(shape.head_dim);
   const size_t width = static_cast<size_t>(shape.num_kv_heads) * head_dim;
   CalibrationSample sample{.num_kv_heads = shape.num_kv_heads,
@@ -83,7 +91,8 @@ CodecTables MakeTables(const Codec& codec, const RunShape& shape) {
   for (size_t i = 0; i < width; ++i) {
     sample.q_moment[i * head_dim + i % head_dim] = 1.0;
   }
-  return codec.Calibrate(sample);
+  tables = codec.Calibrate(sample);
+  return tables;
 }
 
 Workload::Workload(const AttentionBenchOptions& options,
@@ -96,7 +105,7 @@ Workload::Workload(const AttentionBenchOptions& options,
   const RunShape shape{options.num_kv_heads, options.head_dim, options.page_tokens};
   const size_t token_values = static_cast<size_t>(shape.num_kv_heads) * shape.head_dim;
   if (codec.needs_tables()) {
-    tables_ = MakeTables(codec, shape);
+    tables_ = &TablesOf(codec, shape);
   }
   for (int64_t begin = 0; begin < num_tokens; begin += shape.token_capacity) {
     const size_t page = pages_.size();
@@ -110,14 +119,14 @@ Workload::Workload(const AttentionBenchOptions& options,
                    k.data(),
                    v.data(),
                    token_values,
-                   {.tables = &tables_, .rope = &rope_, .first_position = begin},
+                   {.tables = tables_, .rope = &rope_, .first_position = begin},
                    bytes);
     } else {
       pages_.push_back(std::vector<std::byte>(pages_[page % kDistinctPages]));
     }
     KvView view{};
     view.codec = codec.id();
-    view.tables = &tables_;
+    view.tables = tables_;
     view.rope = &rope_;
     view.encoded = pages_.back();
     view.token_capacity = shape.token_capacity;
