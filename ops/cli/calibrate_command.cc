@@ -1,32 +1,28 @@
 // `varve calibrate`: the tables that some codecs need, made from what the model computes on real
-// text. Next: worker/calibration.h, worker/codec_tables.h
+// text. Next: ops/cli/table_making.h, worker/codec_tables.h
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
+#include <span>
 
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include "coordinator/text_model.h"
-#include "kernels/thread_team.h"
 #include "proto/base/clock.h"
 #include "proto/base/file.h"
 #include "proto/base/log.h"
-#include "worker/calibration.h"
 #include "worker/codec_tables.h"
-#include "worker/local_worker_group.h"
 
 #include "ops/cli/commands.h"
 #include "ops/cli/exit_code.h"
 #include "ops/cli/local_server.h"
 #include "ops/cli/progress.h"
+#include "ops/cli/table_making.h"
 #include <CLI/CLI.hpp>
 
 namespace varve::cli {
 namespace {
-
-constexpr uint64_t kHostBytes = uint64_t{16} << 30;  // a budget, not an allocation
-constexpr int64_t kStepTokens = 256;
-constexpr int64_t kLeastTokens = 512;  // fewer say too little about 64 to 256 dimensions
 
 struct Options {
   std::string model_dir;
@@ -70,119 +66,35 @@ Result<std::vector<const Codec*>> ChooseCodecs(const Options& options) {
   return chosen;
 }
 
-// Tokens of all texts, the same number of each as far as they reach, in sequences that each begin
-// as a context does.
+// Tokens of all texts, the same number of each as far as they reach, in sequences.
 Result<std::vector<std::vector<int32_t>>> ReadSequences(const Options& options) {
   VARVE_TRY(const std::unique_ptr<TextModel> text_model,
             LoadTextModel(options.model_dir, &SystemClock()));
   const auto num_files = static_cast<int64_t>(options.text_files.size());
   const int64_t of_each = (options.tokens + num_files - 1) / num_files;
   std::vector<std::vector<int32_t>> sequences;
-  int64_t total = 0;
   for (const std::string& file : options.text_files) {
     VARVE_TRY(const std::string text, ReadFile(file));
     VARVE_TRY(const std::vector<int32_t> tokens, text_model->EncodeDocument(text, false));
-    const int64_t count = std::min<int64_t>(of_each, static_cast<int64_t>(tokens.size()));
-    for (int64_t first = 0; first < count; first += options.sequence_tokens) {
-      std::vector<int32_t>& sequence = sequences.emplace_back();
-      if (text_model->context_bos_id()) {
-        sequence.push_back(*text_model->context_bos_id());
-      }
-      const int64_t end = std::min(first + options.sequence_tokens, count);
-      sequence.insert(sequence.end(), tokens.begin() + first, tokens.begin() + end);
-    }
-    total += count;
-  }
-  if (total < kLeastTokens) {
-    return Error{ErrorCode::kInvalidArgument,
-                 fmt::format("the texts have {} tokens; at least {} are needed, 4,096 or more are "
-                             "good",
-                             total,
-                             kLeastTokens)};
+    const size_t count = std::min(static_cast<size_t>(of_each), tokens.size());
+    std::vector<std::vector<int32_t>> own = CutSequences(
+        std::span(tokens).first(count), text_model->context_bos_id(), options.sequence_tokens);
+    std::move(own.begin(), own.end(), std::back_inserter(sequences));
   }
   return sequences;
 }
 
-// Runs the sequences through the model while `collector` looks on.
-Result<void> Observe(LocalWorkerGroup& group, const std::vector<std::vector<int32_t>>& sequences) {
-  int64_t total = 0;
-  for (const std::vector<int32_t>& tokens : sequences) {
-    total += static_cast<int64_t>(tokens.size());
-  }
-  uint64_t step = 0;
-  int64_t done = 0;
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    const SequenceId sequence{i + 1};
-    VARVE_RETURN_IF_ERROR(group.OpenSequence(sequence, {}));
-    const auto length = static_cast<int64_t>(sequences[i].size());
-    for (int64_t first = 0; first < length; first += kStepTokens) {
-      const int64_t end = std::min(first + kStepTokens, length);
-      // All logits: else the last layer would compute no queries.
-      VARVE_TRY(const StepResult result,
-                group.Step(
-                    {.epoch = {1},
-                     .step = ++step,
-                     .work = {{.sequence = sequence,
-                               .first_position = first,
-                               .tokens = {sequences[i].begin() + first, sequences[i].begin() + end},
-                               .return_all_logits = true}}}));
-      if (result.results[0].error) {
-        return *result.results[0].error;
-      }
-      ShowProgress("tokens", done += end - first, total);
-    }
-    VARVE_RETURN_IF_ERROR(group.CloseSequence(sequence));
-  }
-  return {};
-}
-
-CodecTableSet MakeTables(const std::vector<CalibrationSample>& samples,
-                         const std::vector<const Codec*>& codecs,
-                         int num_threads) {
-  const size_t num_layers = samples.size();
-  std::vector<CodecTables> made(num_layers * codecs.size());
-  std::atomic<int64_t> done{0};
-  ThreadTeam team(num_threads);
-  team.ParallelFor(made.size(), [&](size_t i, int thread) {
-    made[i] = codecs[i % codecs.size()]->Calibrate(samples[i / codecs.size()]);
-    ++done;
-    if (thread == 0) {
-      ShowProgress("tables",
-                   std::min<int64_t>(done, static_cast<int64_t>(made.size()) - 1),
-                   static_cast<int64_t>(made.size()));
-    }
-  });
-  ShowProgress("tables", static_cast<int64_t>(made.size()), static_cast<int64_t>(made.size()));
-  CodecTableSet set;
-  for (size_t i = 0; i < made.size(); ++i) {
-    set.Add(codecs[i % codecs.size()]->id(),
-            static_cast<int32_t>(i / codecs.size()),
-            std::move(made[i]));
-  }
-  return set;
-}
-
 // Returns the file that was written.
 Result<std::string> Calibrate(const Options& options) {
-  VARVE_TRY(const std::vector<const Codec*> codecs, ChooseCodecs(options));
-  VARVE_TRY(const auto sequences, ReadSequences(options));
-  VARVE_TRY(const std::string config_text, ReadFile(options.model_dir + "/config.json"));
-  VARVE_TRY(const ModelConfig config, ParseModelConfig(config_text));
-  CalibrationCollector collector(config);
-  VARVE_TRY(const std::unique_ptr<LocalWorkerGroup> group,
-            LocalWorkerGroup::Open({.model_dir = options.model_dir,
-                                    .use_tables = false,
-                                    .num_workers = 1,
-                                    .num_threads = options.threads,
-                                    .host_budget_bytes = kHostBytes,
-                                    .max_step_tokens = kStepTokens,
-                                    .probe = &collector}));
-  VARVE_RETURN_IF_ERROR(Observe(*group, sequences));
-  const CodecTableSet tables = MakeTables(collector.Take(), codecs, options.threads);
+  TableMaking making{
+      .model_dir = options.model_dir, .sequences = {}, .codecs = {}, .threads = options.threads};
+  VARVE_TRY(making.codecs, ChooseCodecs(options));
+  VARVE_TRY(making.sequences, ReadSequences(options));
+  VARVE_TRY(const MadeTables made, MakeCodecTables(making, ShowProgress));
   const std::string path = options.out_file.empty()
                                ? fmt::format("{}/{}", options.model_dir, kCodecTablesFile)
                                : options.out_file;
-  VARVE_RETURN_IF_ERROR(SaveCodecTables(path, tables, group->model().model_hash));
+  VARVE_RETURN_IF_ERROR(SaveCodecTables(path, made.tables, made.model_hash));
   return path;
 }
 

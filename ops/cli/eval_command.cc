@@ -3,14 +3,17 @@
 
 #include <fmt/format.h>
 
+#include "proto/base/clock.h"
 #include "proto/base/file.h"
 #include "proto/base/log.h"
 
 #include "ops/cli/commands.h"
 #include "ops/cli/eval/lab.h"
+#include "ops/cli/eval/notes.h"
 #include "ops/cli/eval/report.h"
 #include "ops/cli/exit_code.h"
 #include "ops/cli/local_server.h"
+#include "ops/cli/progress.h"
 #include "ops/cli/settings.h"
 #include <CLI/CLI.hpp>
 
@@ -30,11 +33,29 @@ constexpr const char* kFooter =
     "needle?\n"
     "rate         Bits against squared error on Gaussian values and on the model's own K and V, "
     "beside the bounds.\n"
-    "tradeoff     Many tokens in few bits against few tokens in many, at equal bytes.\n"
-    "BPE: bits kept for each value of a token's K and V, with all that is stored beside the codes.";
+    "tradeoff     Many tokens in few bits against few tokens in many, at equal bytes: 16, 8, 4 and "
+    "2 bits.\n"
+    "BPE: bits kept for each value of a token's K and V, with all that is stored beside the "
+    "codes.\n"
+    "Codecs that need tables take those beside the model; the lab makes what is not there, with "
+    "text or draws\nthat it does not measure.";
+
+constexpr double kQuickBudgetS = 15 * 60;
+
+void ReportTime(const EvalOptions& options, double seconds) {
+  fmt::print(stderr, "eval: took {}", FormatDuration(seconds));
+  if (options.budget_s > 0) {
+    fmt::print(stderr,
+               ", {} a budget of {}",
+               seconds <= options.budget_s ? "within" : "over",
+               FormatDuration(options.budget_s));
+  }
+  fmt::print(stderr, "\n");
+}
 
 int RunEval(const EvalOptions& options) {
   InitLogging("warn");
+  const int64_t begin_us = SystemClock().NowUs();
   LabProgress progress(stderr);
   const Result<std::vector<EvalRow>> rows = RunLab(options, &progress);
   if (!rows) {
@@ -43,6 +64,10 @@ int RunEval(const EvalOptions& options) {
                : ReportError(rows.error());
   }
   fmt::print("{}", FormatTables(*rows));
+  for (const std::string& note : NotesOn(*rows)) {
+    fmt::print("{}\n", note);
+  }
+  ReportTime(options, static_cast<double>(SystemClock().NowUs() - begin_us) * 1e-6);
   if (!options.json_file.empty()) {
     if (const auto written = WriteFileAtomically(options.json_file, FormatJson(*rows)); !written) {
       return ReportError(written.error());
@@ -58,8 +83,9 @@ int RunEval(const EvalOptions& options) {
   return kExitOk;
 }
 
-// Sizes for 15 minutes on two cores with a model of 135 M parameters and every codec, where no
-// flag says otherwise.
+// Sizes for kQuickBudgetS on two cores with a model of 135 M parameters and every codec, where no
+// flag says otherwise. A codec costs two sequences of one page after the other, one document and
+// its questions: so many that one answer is three in a hundred.
 void ApplyQuick(const CLI::App& command, EvalOptions* options) {
   const auto set = [&command](const char* flag, auto* value, auto quick) {
     if (command.get_option(flag)->empty()) {
@@ -67,8 +93,11 @@ void ApplyQuick(const CLI::App& command, EvalOptions* options) {
     }
   };
   set("--tokens", &options->tokens, int64_t{1024});
-  set("--questions", &options->questions, int64_t{12});
-  set("--document-tokens", &options->document_tokens, std::vector<int64_t>{2048});
+  set("--questions", &options->questions, int64_t{9});
+  set("--document-tokens", &options->document_tokens, std::vector<int64_t>{1536});
+  set("--calibration-tokens", &options->calibration_tokens, int64_t{3072});
+  options->with_static = false;
+  options->budget_s = kQuickBudgetS;
 }
 
 void AddWhat(CLI::App* command, EvalOptions* options) {
@@ -106,6 +135,18 @@ void AddHowMuch(CLI::App* command, EvalOptions* options) {
                    options->text_files,
                    "Texts to predict, and to plant facts in (default: Varve's documentation)")
       ->type_name("FILE");
+  command
+      ->add_option("--calibration-text",
+                   options->calibration_files,
+                   "Texts to make tables with, where there are none (default: the last third of "
+                   "each text, which is then not measured)")
+      ->type_name("FILE");
+  command
+      ->add_option("--calibration-tokens",
+                   options->calibration_tokens,
+                   "Tokens of these texts to look at, all together, at most")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command->add_option("--tokens", options->tokens, "Divergence: tokens of a sequence")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
@@ -130,6 +171,9 @@ void AddHowMuch(CLI::App* command, EvalOptions* options) {
                    "Planted: lengths at which needles are looked for")
       ->delimiter(',')
       ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--budgets", options->budgets, "Tradeoff: bits for each value of all tokens")
+      ->delimiter(',')
       ->capture_default_str();
   command->add_option("--seed", options->seed, "Same seed, same documents")->capture_default_str();
   options->threads = NumUsableCores();

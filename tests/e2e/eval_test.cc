@@ -113,7 +113,70 @@ TEST_F(EvalTest, QuickHasDivergenceAndRetrievalOfACodecInOneRow) {
        {"codec", "policy", "bpe", "kl_mean", "kl_p999", "top1", "retrieval_exact"}) {
     EXPECT_TRUE(rows[0].contains(name)) << name;
   }
+  EXPECT_FALSE(rows[0].contains("static_kl_mean"));
   EXPECT_THAT(result.err, HasSubstr("retrieval, mini x1"));  // the progress bar
+  EXPECT_THAT(result.err, HasSubstr("within a budget of 15:00"));
+}
+
+TEST_F(EvalTest, CalibratedCodecsAreMeasuredInEveryPartAndOnCopiesWithOutliers) {
+  const RunResult result = Eval({"--parts",
+                                 "divergence,rate,planted",
+                                 "--tokens",
+                                 "400",
+                                 "--planted-tokens",
+                                 "32768",
+                                 "--outliers",
+                                 "1,20",
+                                 "--codecs",
+                                 "klt3,rot3",
+                                 "--json",
+                                 json_});
+  ASSERT_EQ(result.exit_code, cli::kExitOk) << result.err;
+  const nlohmann::json rows = nlohmann::json::parse(ReadFile(json_).value());
+  std::map<std::string, double> kl;
+  int made = 0;
+  for (const nlohmann::json& row : rows) {
+    const std::string codec = row.at("codec");
+    made += row.value("tables", "") == "made" ? 1 : 0;
+    EXPECT_EQ(row.contains("tables"), codec == "klt3");
+    if (row.at("part") == "quality") {
+      kl[codec + (row.at("outliers") == 1 ? "" : " x20")] = row.at("kl_mean");
+    }
+  }
+  EXPECT_EQ(made, 2 + 3 + 2);  // the Gaussian is measured once
+  EXPECT_LT(kl.at("klt3"), kl.at("rot3"));
+  EXPECT_LT(kl.at("klt3 x20"), kl.at("rot3 x20"));
+  EXPECT_THAT(result.out, HasSubstr("held apart from what is measured"));
+  EXPECT_THAT(result.err, HasSubstr("eval: took 0:"));
+}
+
+TEST_F(EvalTest, TradeoffComparesFourCodecsAtEachBudgetAndSaysWhatTheShapeIs) {
+  const RunResult result = Eval({"--parts",
+                                 "tradeoff",
+                                 "--tokens",
+                                 "400",
+                                 "--sequences",
+                                 "1",
+                                 "--document-tokens",
+                                 "1024",
+                                 "--questions",
+                                 "1",
+                                 "--budgets",
+                                 "2,1",
+                                 "--json",
+                                 json_});
+  ASSERT_EQ(result.exit_code, cli::kExitOk) << result.err;
+  const nlohmann::json rows = nlohmann::json::parse(ReadFile(json_).value());
+  ASSERT_EQ(rows.size(), 8U);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    EXPECT_EQ(rows[i].at("part"), "tradeoff");
+    EXPECT_EQ(rows[i].at("budget"), i < 4 ? 2 : 1);
+    EXPECT_NEAR(rows[i].at("bpe"), rows[i].at("budget"), 1e-9);
+    EXPECT_TRUE(rows[i].contains("kl_mean"));
+    EXPECT_TRUE(rows[i].contains("retrieval_exact"));
+  }
+  EXPECT_THAT(result.out, HasSubstr("tradeoff, mini x1, snapkv, 1 bits: found 1x16 "));
+  EXPECT_THAT(result.out, HasSubstr("gain of 4x4 over 1x16: "));
 }
 
 TEST_F(EvalTest, OutHasRowsTablesAndPlotsWhereThereIsMatplotlib) {
@@ -202,7 +265,8 @@ TEST_F(EvalTest, SaysWhatIsWrong) {
   EXPECT_THAT(unscored.err, HasSubstr("more than 256 tokens"));
   const std::vector<std::pair<std::vector<std::string>, std::string>> refused = {
       {{"--parts", "taste"}, "there is no part 'taste'; there are: divergence, retrieval"},
-      {{"--parts", "tradeoff"}, "name a policy that prunes with --policies; there are: full"},
+      {{"--parts", "tradeoff", "--budgets", "0"}, "--budgets 0"},
+      {{"--codecs", "klt2", "--calibration-text", files_.File("short")}, "--calibration-text"},
       {{"--parts", "planted", "--planted-tokens", "1000"}, "--planted-tokens 1000"},
       {{"--policies", "forget"}, "there is no token policy 'forget'; there are: full"},
       {{"--bits", "0.5"}, "--bits 0.5"},
@@ -210,6 +274,7 @@ TEST_F(EvalTest, SaysWhatIsWrong) {
       {{"--parts", "retrieval", "--document-tokens", "100"}, "documents of 100 tokens"},
       {{"--parts", "retrieval", "--document-tokens", "20000000"}, "must fit the model's"},
       {{"--tokens", "20000000", "--sequences", "1"}, "more than the model's"}};
+  ASSERT_OK(WriteFileAtomically(files_.File("short"), "A few words."));
   for (const auto& [arguments, says] : refused) {
     const RunResult result = Eval(arguments);
     EXPECT_EQ(result.exit_code, cli::kExitUsage) << says;

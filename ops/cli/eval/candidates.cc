@@ -78,13 +78,18 @@ KvPolicy Candidate::Kv() const {
 }
 
 EvalRow Candidate::Row(const std::string& part, const std::string& model, double outliers) const {
-  return {.part = part,
-          .model = model,
-          .outliers = outliers,
-          .codec = std::string(codec->name()),
-          .policy = policy.Label(),
-          .bpe = bpe,
-          .figures = {}};
+  EvalRow row{.part = part,
+              .model = model,
+              .outliers = outliers,
+              .codec = std::string(codec->name()),
+              .policy = policy.Label(),
+              .bpe = bpe,
+              .tables = tables,
+              .figures = {}};
+  if (budget > 0) {
+    row.Add(std::string(kBudgetFigure), budget);
+  }
+  return row;
 }
 
 KvPolicy ExactKv() {
@@ -94,27 +99,17 @@ KvPolicy ExactKv() {
   return kv;
 }
 
-Result<std::vector<Candidate>> MakeCandidates(const EvalOptions& options,
-                                              const RunShape& page,
-                                              bool has_tables) {
+Result<std::vector<Candidate>> MakeCandidates(const EvalOptions& options, const RunShape& page) {
   std::vector<const Codec*> codecs;
   for (const std::string& name : options.codecs) {
     VARVE_TRY(const Codec* codec, FindCodec(name));
-    if (codec->needs_tables() && !has_tables) {
-      return Error{ErrorCode::kInvalidArgument,
-                   fmt::format("codec {} needs tables: make them with `varve calibrate`. What runs "
-                               "without the model as it is (planted, rate, --outliers) has none.",
-                               name)};
-    }
     codecs.push_back(codec);
   }
   if (options.codecs.empty()) {
-    std::copy_if(AllCodecs().begin(),
-                 AllCodecs().end(),
-                 std::back_inserter(codecs),
-                 [&](const Codec* codec) {
-                   return codec->name() != kExactCodec && (has_tables || !codec->needs_tables());
-                 });
+    std::copy_if(
+        AllCodecs().begin(), AllCodecs().end(), std::back_inserter(codecs), [](const Codec* codec) {
+          return codec->name() != kExactCodec;
+        });
   }
   std::vector<Candidate> candidates;
   for (const std::string& label : options.policies) {
@@ -134,6 +129,16 @@ Result<std::vector<Candidate>> MakeCandidates(const EvalOptions& options,
   return candidates;
 }
 
+std::vector<const Codec*> CodecsOf(const std::vector<Candidate>& candidates) {
+  std::vector<const Codec*> codecs;
+  for (const Candidate& candidate : candidates) {
+    if (std::find(codecs.begin(), codecs.end(), candidate.codec) == codecs.end()) {
+      codecs.push_back(candidate.codec);
+    }
+  }
+  return codecs;
+}
+
 std::vector<Candidate> EqualByteCandidates(std::span<const Codec* const> codecs,
                                            const std::string& policy_name,
                                            double budget_bits,
@@ -145,7 +150,10 @@ std::vector<Candidate> EqualByteCandidates(std::span<const Codec* const> codecs,
     if (bits > budget_bits) {
       policy.keep = std::min(1.0, budget_bits / (bits + IndexBits(page)));
     }
-    candidates.push_back({codec, policy, KeptBits(*codec, policy, page)});
+    candidates.push_back({.codec = codec,
+                          .policy = policy,
+                          .bpe = KeptBits(*codec, policy, page),
+                          .budget = budget_bits});
   }
   return candidates;
 }

@@ -37,6 +37,9 @@ struct Candidate {
   const Codec* codec = nullptr;
   PolicyChoice policy;
   double bpe = 0;  // bits kept for each value of a context's tokens, metadata and pruning counted
+  std::string tables = {};  // EvalRow::tables
+  // The trade-off: bits for each value of a context's tokens that it had to fit; 0: none.
+  double budget = 0;
 
   // How a context is kept that is measured with this candidate. Sinks and newest tokens are f32, so
   // that codec and policy alone are measured.
@@ -48,13 +51,13 @@ struct Candidate {
 // How a context is kept that everything is compared with.
 KvPolicy ExactKv();
 
-// Every codec of options.codecs (empty: of the registry, except for the exact one and, without
-// `has_tables`, for those that need some) with every policy of options.policies, of at most
-// options.max_bits. `page`: the shape of a page, for the
+// Every codec of options.codecs (empty: of the registry, except for the exact one) with every
+// policy of options.policies, of at most options.max_bits. `page`: the shape of a page, for the
 // bits. kInvalidArgument naming what is unknown, or if nothing is left.
-Result<std::vector<Candidate>> MakeCandidates(const EvalOptions& options,
-                                              const RunShape& page,
-                                              bool has_tables);
+Result<std::vector<Candidate>> MakeCandidates(const EvalOptions& options, const RunShape& page);
+
+// Their codecs, each once.
+std::vector<const Codec*> CodecsOf(const std::vector<Candidate>& candidates);
 
 // The same context in the same bytes, from few tokens in many bits to many tokens in few: each of
 // the codecs with the share of tokens that fits `budget_bits` for each value of all tokens. Codecs

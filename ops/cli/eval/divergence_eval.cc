@@ -231,13 +231,19 @@ Result<std::vector<EvalRow>> Measure(const EvalOptions& options,
     sequences.insert(sequences.end(), of_text.begin(), of_text.end());
   }
   Divergence divergence(exact, model, candidates, options.threads);
-  const Schedule schedules[] = {PseudoDecode(options.tokens), Static(options.tokens)};
-  std::vector<Observed> observed(std::size(schedules), Observed(candidates.size()));
-  const size_t steps = schedules[0].steps.size() + schedules[1].steps.size();
+  std::vector<Schedule> schedules = {PseudoDecode(options.tokens)};
+  if (options.with_static) {
+    schedules.push_back(Static(options.tokens));
+  }
+  std::vector<Observed> observed(schedules.size(), Observed(candidates.size()));
+  size_t steps = 0;
+  for (const Schedule& schedule : schedules) {
+    steps += schedule.steps.size();
+  }
   progress->Begin(fmt::format("divergence, {} x{:g}", model->name(), model->outliers()),
                   static_cast<int64_t>(sequences.size() * steps * candidates.size()));
   for (const std::vector<int32_t>& tokens : sequences) {
-    for (size_t i = 0; i < std::size(schedules); ++i) {
+    for (size_t i = 0; i < schedules.size(); ++i) {
       VARVE_RETURN_IF_ERROR(divergence.Run(tokens, schedules[i], progress, &observed[i]));
     }
   }
@@ -246,7 +252,9 @@ Result<std::vector<EvalRow>> Measure(const EvalOptions& options,
     EvalRow& row =
         rows.emplace_back(candidates[i].Row("quality", model->name(), model->outliers()));
     AddFigures(false, observed[0][i], &row);
-    AddFigures(true, observed[1][i], &row);
+    if (options.with_static) {
+      AddFigures(true, observed[1][i], &row);
+    }
   }
   return rows;
 }
@@ -267,8 +275,10 @@ Result<std::vector<EvalRow>> MeasureWeights(const EvalOptions& options,
                                             LabModel* model,
                                             LabProgress* progress) {
   VARVE_TRY(const Codec* codec, FindCodec(kExactCodec));
-  const Candidate exact{
-      .codec = codec, .policy = {}, .bpe = codec->BitsPerValue(model->PageShape())};
+  const RunShape page{.num_kv_heads = model->config().num_kv_heads,
+                      .head_dim = model->config().head_dim,
+                      .token_capacity = KvPolicy().page_tokens};
+  const Candidate exact{.codec = codec, .policy = {}, .bpe = codec->BitsPerValue(page)};
   VARVE_TRY(std::vector<EvalRow> rows, Measure(options, texts, {exact}, stored, model, progress));
   rows[0].codec = "weights " + options.weights;
   return rows;

@@ -6,8 +6,8 @@
 //   pseudo-decode  blocks of one page; a block sees the blocks before it as the candidate keeps
 //   them.
 //                  Errors compound over layers and over tokens, as in a long generation.
-//   static         two thirds of a sequence (at most 8,192 tokens) at once, with exact KV, which is
-//   then
+//   static         (unless options.with_static is false) two thirds of a sequence (at most 8,192
+//   tokens) at once, with exact KV, which is then
 //                  kept as the candidate keeps it; the rest (at most 2,048) reads that. Errors
 //                  compound over layers only, as when a document was computed exactly and then
 //                  compressed.

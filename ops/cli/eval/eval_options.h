@@ -17,10 +17,15 @@ struct EvalOptions {
   std::vector<double> outliers = {1};  // scales of the channels that are made outliers; 1: none
   // Each is one text, read from its beginning. Empty: Varve's own documentation.
   std::vector<std::string> text_files;
+  // What tables are calibrated with, where the lab has to make some. Empty: what is held apart of
+  // each text (lab_text.h).
+  std::vector<std::string> calibration_files;
+  int64_t calibration_tokens = 4096;  // of all texts together, as far as they reach
 
   // Divergence.
-  int64_t tokens = 1536;  // of a sequence
-  int64_t sequences = 2;  // of each text, one behind the other
+  int64_t tokens = 1536;    // of a sequence
+  int64_t sequences = 2;    // of each text, one behind the other
+  bool with_static = true;  // false: pseudo-decode only
 
   // Retrieval. Empty lengths: 4K and 32K, or what the model's positions hold.
   std::vector<int64_t> document_tokens;
@@ -29,10 +34,14 @@ struct EvalOptions {
   // Planted needles: the lengths at which they are looked for.
   std::vector<int64_t> planted_tokens = {65'536, 262'144, 1'048'576, 10'485'760};
 
+  // The trade-off: bits for each value of all tokens.
+  std::vector<double> budgets = {2.25, 1, 0.5};
+
   uint64_t seed = 1;
   int threads = 0;        // 0: all cores
   std::string json_file;  // empty: none
   std::string out_dir;    // empty: none
+  double budget_s = 0;    // what the run is to take, to be printed beside what it took; 0: nothing
 };
 
 }  // namespace varve::cli

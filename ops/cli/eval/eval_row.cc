@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -14,7 +15,7 @@ namespace {
 
 bool SameSubject(const EvalRow& a, const EvalRow& b) {
   return a.part == b.part && a.model == b.model && a.outliers == b.outliers && a.codec == b.codec &&
-         a.policy == b.policy;
+         a.policy == b.policy && a.Find(kBudgetFigure) == b.Find(kBudgetFigure);
 }
 
 // Counts as they are, the rest with what matters of its digits.
@@ -38,7 +39,13 @@ Cells CellsOfPart(const std::vector<EvalRow>& rows, const std::string& part) {
       }
     }
   }
+  const bool has_tables = std::any_of(rows.begin(), rows.end(), [&part](const EvalRow& row) {
+    return row.part == part && !row.tables.empty();
+  });
   Cells cells{{"model", "outliers", "codec", "policy", "bpe"}};
+  if (has_tables) {
+    cells[0].push_back("tables");
+  }
   cells[0].insert(cells[0].end(), names.begin(), names.end());
   for (const EvalRow& row : rows) {
     if (row.part != part) {
@@ -50,6 +57,9 @@ Cells CellsOfPart(const std::vector<EvalRow>& rows, const std::string& part) {
             row.codec,
             row.policy,
             fmt::format("{:.3f}", row.bpe)};
+    if (has_tables) {
+      line.push_back(row.tables.empty() ? "-" : row.tables);
+    }
     for (const std::string& name : names) {
       const std::optional<double> value = row.Find(name);
       line.push_back(value ? FormatFigure(*value) : "-");
@@ -88,7 +98,10 @@ std::vector<EvalRow> JoinRows(std::vector<EvalRow> rows) {
     if (same == joined.end()) {
       joined.push_back(std::move(row));
     } else {
-      same->figures.insert(same->figures.end(), row.figures.begin(), row.figures.end());
+      std::copy_if(row.figures.begin(),
+                   row.figures.end(),
+                   std::back_inserter(same->figures),
+                   [same](const Figure& figure) { return !same->Find(figure.name); });
     }
   }
   return joined;
@@ -117,7 +130,10 @@ std::string FormatMarkdown(const std::vector<EvalRow>& rows) {
       if (i == 0) {
         text += "|";
         for (size_t column = 0; column < cells[0].size(); ++column) {
-          text += column == 0 || column == 2 || column == 3 ? "---|" : "---:|";
+          const std::string& name = cells[0][column];
+          text += name == "model" || name == "codec" || name == "policy" || name == "tables"
+                      ? "---|"
+                      : "---:|";
         }
         text += "\n";
       }
@@ -135,6 +151,9 @@ std::string FormatJson(const std::vector<EvalRow>& rows) {
                                      {"codec", row.codec},
                                      {"policy", row.policy},
                                      {"bpe", row.bpe}};
+    if (!row.tables.empty()) {
+      object["tables"] = row.tables;
+    }
     for (const Figure& figure : row.figures) {
       object[figure.name] = figure.value;
     }

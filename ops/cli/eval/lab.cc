@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -11,16 +12,15 @@
 #include "ops/cli/eval/lab_model.h"
 #include "ops/cli/eval/lab_text.h"
 #include "ops/cli/eval/planted_eval.h"
+#include "ops/cli/eval/prepared_model.h"
 #include "ops/cli/eval/rate_eval.h"
 #include "ops/cli/eval/retrieval_eval.h"
+#include "ops/cli/eval/tradeoff.h"
 
 namespace varve::cli {
 namespace {
 
-constexpr int64_t kRecordedTokens = 2048;
-// Codecs of about 16, 8, 4 and 2 bits, and the bits of each value that the last of them takes with
-// every token: methods as different as they come at the same bytes.
-constexpr std::string_view kTradeoffCodecs[] = {"bf16", "int8", "rot4", "rot2"};
+constexpr int64_t kRecordedTokens = 4096;
 
 bool Wants(const EvalOptions& options, std::string_view part) {
   return std::find(options.parts.begin(), options.parts.end(), part) != options.parts.end();
@@ -48,56 +48,59 @@ void Append(std::vector<EvalRow> more, std::vector<EvalRow>* rows) {
   std::move(more.begin(), more.end(), std::back_inserter(*rows));
 }
 
-// The candidates of part "tradeoff": every policy that prunes, with codecs of 16 to 2 bits, at
-// equal bytes.
-Result<std::vector<Candidate>> TradeoffCandidates(const EvalOptions& options,
-                                                  const RunShape& page) {
-  std::vector<const Codec*> codecs;
-  for (const std::string_view name : kTradeoffCodecs) {
-    VARVE_TRY(const Codec* codec, FindCodec(name));
-    codecs.push_back(codec);
+// Sees to the tables of the candidates, and notes where they are from.
+Result<void> NeedTables(const std::vector<LabText>& texts,
+                        PreparedModel* prepared,
+                        std::vector<Candidate>* candidates,
+                        LabProgress* progress) {
+  VARVE_RETURN_IF_ERROR(prepared->NeedTables(CodecsOf(*candidates), texts, progress));
+  for (Candidate& candidate : *candidates) {
+    candidate.tables = prepared->TablesOf(*candidate.codec);
   }
-  std::vector<Candidate> candidates;
-  for (const std::string& label : options.policies) {
-    VARVE_TRY(const PolicyChoice policy, ParsePolicyChoice(label));
-    if (policy != PolicyChoice()) {
-      const double budget = codecs.back()->BitsPerValue(page);
-      const auto more = EqualByteCandidates(codecs, policy.name, budget, page);
-      candidates.insert(candidates.end(), more.begin(), more.end());
-    }
-  }
-  if (candidates.empty()) {
-    return Error{ErrorCode::kInvalidArgument,
-                 fmt::format("part 'tradeoff' compares many tokens in few bits with few tokens in "
-                             "many: name a policy that prunes with --policies; there are: {}",
-                             fmt::join(PolicyNames(), ", "))};
-  }
-  return candidates;
+  return {};
 }
 
 // What needs the model's workers: divergence and retrieval, of the candidates that were asked for
 // and of those of the trade-off.
 Result<std::vector<EvalRow>> MeasureModel(const EvalOptions& options,
                                           const std::vector<LabText>& texts,
-                                          LabModel* model,
+                                          PreparedModel* prepared,
                                           LabProgress* progress) {
-  std::vector<EvalRow> rows;
-  const RunShape page = model->PageShape();
+  std::vector<Candidate> candidates;
+  std::vector<Candidate> of_tradeoff;
+  const RunShape page = prepared->PageShape(KvPolicy().page_tokens);
   if (Wants(options, "divergence") || Wants(options, "retrieval")) {
-    VARVE_TRY(const auto candidates, MakeCandidates(options, page, model->has_tables()));
-    if (Wants(options, "divergence")) {
-      VARVE_TRY(auto more, MeasureDivergence(options, texts, candidates, model, progress));
-      Append(std::move(more), &rows);
-    }
-    if (Wants(options, "retrieval")) {
-      VARVE_TRY(auto more, MeasureRetrieval(options, texts, candidates, model, progress));
-      Append(std::move(more), &rows);
-    }
+    VARVE_TRY(candidates, MakeCandidates(options, page));
+    VARVE_RETURN_IF_ERROR(NeedTables(texts, prepared, &candidates, progress));
   }
   if (Wants(options, "tradeoff")) {
-    VARVE_TRY(const auto candidates, TradeoffCandidates(options, page));
-    VARVE_TRY(auto divergence, MeasureDivergence(options, texts, candidates, model, progress));
-    VARVE_TRY(auto retrieval, MeasureRetrieval(options, texts, candidates, model, progress));
+    VARVE_TRY(of_tradeoff, TradeoffCandidates(options, page));
+    VARVE_RETURN_IF_ERROR(NeedTables(texts, prepared, &of_tradeoff, progress));
+  }
+  LabModel::Options model_options{.weights = options.weights,
+                                  .threads = options.threads,
+                                  .max_step_tokens = DivergenceStepTokens(options),
+                                  .data_dir = ""};
+  VARVE_TRY(const std::unique_ptr<LabModel> model, LabModel::Open(*prepared, model_options));
+  std::vector<EvalRow> rows;
+  if (Wants(options, "divergence") && options.weights != "auto") {
+    model_options.weights = "auto";
+    VARVE_TRY(const std::unique_ptr<LabModel> stored, LabModel::Open(*prepared, model_options));
+    VARVE_TRY(auto row, MeasureWeights(options, texts, stored.get(), model.get(), progress));
+    Append(std::move(row), &rows);
+  }
+  if (Wants(options, "divergence")) {
+    VARVE_TRY(auto more, MeasureDivergence(options, texts, candidates, model.get(), progress));
+    Append(std::move(more), &rows);
+  }
+  if (Wants(options, "retrieval")) {
+    VARVE_TRY(auto more, MeasureRetrieval(options, texts, candidates, model.get(), progress));
+    Append(std::move(more), &rows);
+  }
+  if (Wants(options, "tradeoff")) {
+    VARVE_TRY(auto divergence,
+              MeasureDivergence(options, texts, of_tradeoff, model.get(), progress));
+    VARVE_TRY(auto retrieval, MeasureRetrieval(options, texts, of_tradeoff, model.get(), progress));
     Append(std::move(retrieval), &divergence);
     for (EvalRow& row : divergence) {
       row.part = "tradeoff";
@@ -107,23 +110,28 @@ Result<std::vector<EvalRow>> MeasureModel(const EvalOptions& options,
   return JoinRows(std::move(rows));
 }
 
-// What needs no workers.
-Result<std::vector<EvalRow>> MeasureCodecs(const EvalOptions& options,
-                                           const LabText& text,
-                                           const LabModel::Options& model,
-                                           LabProgress* progress) {
-  std::vector<EvalRow> rows;
-  if (Wants(options, "rate")) {
-    VARVE_TRY(const RecordedKv kv, RecordKv(model, text, kRecordedTokens));
-    VARVE_TRY(const auto candidates, MakeCandidates(options, kv.page, false));
-    rows = MeasureRate(kv, model.outliers, candidates, progress);
-  }
-  if (Wants(options, "planted")) {
-    VARVE_TRY(const auto candidates, MakeCandidates(options, PlantedPage(), false));
-    VARVE_TRY(auto more, MeasurePlanted(options, model.outliers, candidates, progress));
-    Append(std::move(more), &rows);
-  }
+Result<std::vector<EvalRow>> MeasureGaussian(const EvalOptions& options, LabProgress* progress) {
+  VARVE_TRY(const auto candidates, MakeCandidates(options, GaussianPage()));
+  const RecordedKv gaussian = GaussianKv(options.seed, CodecsOf(candidates));
+  std::vector<EvalRow> rows = ReferenceLines();
+  Append(MeasureRate(gaussian, candidates, progress), &rows);
   return rows;
+}
+
+Result<std::vector<EvalRow>> MeasureRecorded(const EvalOptions& options,
+                                             const LabText& text,
+                                             const PreparedModel& prepared,
+                                             LabProgress* progress) {
+  VARVE_TRY(const auto candidates,
+            MakeCandidates(options, prepared.PageShape(KvPolicy().page_tokens)));
+  VARVE_TRY(const RecordedKv kv,
+            RecordKv(prepared,
+                     options.threads,
+                     text,
+                     std::min(kRecordedTokens, prepared.config().max_positions),
+                     CodecsOf(candidates),
+                     progress));
+  return MeasureRate(kv, candidates, progress);
 }
 
 }  // namespace
@@ -136,36 +144,33 @@ std::span<const std::string_view> LabParts() {
 
 Result<std::vector<EvalRow>> RunLab(const EvalOptions& options, LabProgress* progress) {
   VARVE_RETURN_IF_ERROR(Check(options));
-  VARVE_TRY(const std::vector<LabText> texts, ReadLabTexts(options.text_files));
+  VARVE_TRY(const std::vector<LabText> texts,
+            ReadLabTexts(options.text_files, options.calibration_files));
   std::vector<EvalRow> rows;
   if (Wants(options, "rate")) {
-    const RecordedKv gaussian = GaussianKv(options.seed);
-    VARVE_TRY(const auto candidates, MakeCandidates(options, gaussian.page, false));
-    Append(ReferenceLines(), &rows);
-    Append(MeasureRate(gaussian, 1, candidates, progress), &rows);
+    VARVE_TRY(auto more, MeasureGaussian(options, progress));
+    Append(std::move(more), &rows);
   }
   for (const double scale : options.outliers) {
-    const LabModel::Options model_options{.model_dir = options.model_dir,
-                                          .weights = options.weights,
-                                          .outliers = scale,
-                                          .seed = options.seed,
-                                          .threads = options.threads,
-                                          .max_step_tokens = DivergenceStepTokens(options),
-                                          .data_dir = ""};
+    VARVE_TRY(PreparedModel prepared,
+              PreparedModel::Make({.model_dir = options.model_dir,
+                                   .outliers = scale,
+                                   .seed = options.seed,
+                                   .threads = options.threads,
+                                   .calibration_tokens = options.calibration_tokens}));
     if (Wants(options, "divergence") || Wants(options, "retrieval") || Wants(options, "tradeoff")) {
-      VARVE_TRY(const std::unique_ptr<LabModel> model, LabModel::Open(model_options));
-      if (options.weights != "auto" && Wants(options, "divergence")) {
-        LabModel::Options as_stored = model_options;
-        as_stored.weights = "auto";
-        VARVE_TRY(const std::unique_ptr<LabModel> stored, LabModel::Open(as_stored));
-        VARVE_TRY(auto row, MeasureWeights(options, texts, stored.get(), model.get(), progress));
-        Append(std::move(row), &rows);
-      }
-      VARVE_TRY(auto more, MeasureModel(options, texts, model.get(), progress));
+      VARVE_TRY(auto more, MeasureModel(options, texts, &prepared, progress));
       Append(std::move(more), &rows);
     }
-    VARVE_TRY(auto more, MeasureCodecs(options, texts.front(), model_options, progress));
-    Append(std::move(more), &rows);
+    if (Wants(options, "rate")) {
+      VARVE_TRY(auto more, MeasureRecorded(options, texts.front(), prepared, progress));
+      Append(std::move(more), &rows);
+    }
+    if (Wants(options, "planted")) {
+      VARVE_TRY(const auto candidates, MakeCandidates(options, PlantedPage()));
+      VARVE_TRY(auto more, MeasurePlanted(options, scale, candidates, progress));
+      Append(std::move(more), &rows);
+    }
   }
   return rows;
 }

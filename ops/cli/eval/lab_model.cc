@@ -1,54 +1,33 @@
 #include "ops/cli/eval/lab_model.h"
 
 #include <algorithm>
-#include <filesystem>
 
 #include <fmt/format.h>
 
 #include "proto/base/clock.h"
-
-#include "ops/cli/eval/outliers.h"
 
 namespace varve::cli {
 namespace {
 
 constexpr uint64_t kHostBytes = uint64_t{16} << 30;  // a budget, not an allocation
 
-std::string NameOf(const std::string& directory) {
-  const std::filesystem::path path = std::filesystem::path(directory).lexically_normal();
-  return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
-}
-
 }  // namespace
 
-Result<std::unique_ptr<LabModel>> LabModel::Open(const Options& options) {
+Result<std::unique_ptr<LabModel>> LabModel::Open(const PreparedModel& prepared,
+                                                 const Options& options) {
   std::unique_ptr<LabModel> model(new LabModel());
-  model->name_ = NameOf(options.model_dir);
-  model->outliers_ = options.outliers;
-  std::string directory = options.model_dir;
-  if (options.outliers != 1) {
-    VARVE_TRY(model->copy_, TemporaryDirectory::Make());
-    VARVE_RETURN_IF_ERROR(InjectOutliers(options.model_dir,
-                                         {.scale = options.outliers, .seed = options.seed},
-                                         model->copy_->path()));
-    directory = model->copy_->path();
-  }
-  VARVE_TRY(model->text_model_, LoadTextModel(directory, &SystemClock()));
+  model->prepared_ = &prepared;
+  VARVE_TRY(model->text_model_, LoadTextModel(prepared.directory(), &SystemClock()));
   VARVE_TRY(model->group_,
-            LocalWorkerGroup::Open({.model_dir = directory,
+            LocalWorkerGroup::Open({.model_dir = prepared.directory(),
                                     .weights = options.weights,
+                                    .tables_file = prepared.tables_file(),
                                     .num_workers = 1,
                                     .num_threads = options.threads,
                                     .data_dir = options.data_dir,
                                     .host_budget_bytes = kHostBytes,
                                     .max_step_tokens = options.max_step_tokens}));
   return model;
-}
-
-RunShape LabModel::PageShape(int32_t page_tokens) const {
-  return {.num_kv_heads = config().num_kv_heads,
-          .head_dim = config().head_dim,
-          .token_capacity = page_tokens};
 }
 
 Result<SequenceId> LabModel::OpenSequence(const OpenSequenceOptions& options) {

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -14,7 +13,7 @@
 #include "proto/base/result.h"
 #include "worker/local_worker_group.h"
 
-#include "ops/cli/temporary_directory.h"
+#include "ops/cli/eval/prepared_model.h"
 
 namespace varve::cli {
 
@@ -24,26 +23,20 @@ class LabModel {
   static constexpr int64_t kStepTokens = 512;
 
   struct Options {
-    std::string model_dir;
     std::string weights = "auto";
-    double outliers = 1;  // other than 1: a copy of the model with such channels (outliers.h)
-    uint64_t seed = 1;    // of these channels
     int threads = 1;
     int64_t max_step_tokens = kStepTokens;
     std::string data_dir;  // where contexts are kept; empty: in memory
   };
-  // Errors: as LocalWorkerGroup::Open and InjectOutliers.
-  static Result<std::unique_ptr<LabModel>> Open(const Options& options);
+  // `prepared` outlives the model. Errors: as LocalWorkerGroup::Open.
+  static Result<std::unique_ptr<LabModel>> Open(const PreparedModel& prepared,
+                                                const Options& options);
 
-  const std::string& name() const { return name_; }
-  double outliers() const { return outliers_; }
+  const std::string& name() const { return prepared_->name(); }
+  double outliers() const { return prepared_->outliers(); }
   const ModelConfig& config() const { return group_->config(); }
   const ModelDescription& description() const { return group_->model(); }
-  // Whether codecs that need calibrated tables can be measured.
-  bool has_tables() const { return group_->codec_tables() != nullptr; }
   const TextModel& text() const { return *text_model_; }
-  // The shape of a sealed page of `page_tokens` tokens.
-  RunShape PageShape(int32_t page_tokens = KvPolicy().page_tokens) const;
 
   Result<SequenceId> OpenSequence(const OpenSequenceOptions& options);
   Result<void> CloseSequence(SequenceId sequence) { return group_->CloseSequence(sequence); }
@@ -63,9 +56,7 @@ class LabModel {
  private:
   LabModel() = default;
 
-  std::optional<TemporaryDirectory> copy_;
-  std::string name_;
-  double outliers_ = 1;
+  const PreparedModel* prepared_ = nullptr;
   std::unique_ptr<TextModel> text_model_;
   std::unique_ptr<LocalWorkerGroup> group_;
   uint64_t num_sequences_ = 0;

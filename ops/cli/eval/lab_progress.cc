@@ -27,8 +27,8 @@ void LabProgress::Begin(std::string label, int64_t total) {
   Draw();
 }
 
-void LabProgress::Advance() {
-  ++done_;
+void LabProgress::AdvanceTo(int64_t done) {
+  done_ = done;
   Draw();
 }
 

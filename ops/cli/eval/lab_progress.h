@@ -16,7 +16,9 @@ class LabProgress {
   // A part of `total` units of work begins.
   void Begin(std::string label, int64_t total);
   // One more of them is done; the last one ends the line.
-  void Advance();
+  void Advance() { AdvanceTo(done_ + 1); }
+  // So many of them are done.
+  void AdvanceTo(int64_t done);
 
  private:
   void Draw();

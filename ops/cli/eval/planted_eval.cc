@@ -3,158 +3,101 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
-#include <unordered_map>
+#include <span>
 
 #include <fmt/format.h>
 
 #include "kernels/attend.h"
 #include "kernels/thread_team.h"
 
-#include "ops/cli/eval/normal.h"
+#include "ops/cli/eval/haystack.h"
 #include "ops/cli/eval/round_trip.h"
 
 namespace varve::cli {
 namespace {
 
-constexpr size_t kHeadDim = 128;
-constexpr size_t kPageTokens = 128;
-constexpr size_t kPageFloats = kHeadDim * kPageTokens;
+constexpr size_t kHeadDim = Haystack::kHeadDim;
+constexpr size_t kPageTokens = Haystack::kPageTokens;
+constexpr size_t kPageFloats = Haystack::kPageFloats;
+constexpr size_t kQueries = Haystack::kQueries;
 constexpr size_t kChunkPages = 64;
-constexpr size_t kQueries = 16;  // of each length
-constexpr size_t kDecoys = 8;    // of each query
-constexpr size_t kOutlierChannels = 4;
 constexpr size_t kSelectedPages = 16;
-constexpr double kDeviation = 2;    // of the scores of ordinary tokens
-constexpr double kDecoyMargin = 2;  // below the needle
 constexpr int64_t kFewestTokens = static_cast<int64_t>(kPageTokens) * 256;
 constexpr float kNoMass = -std::numeric_limits<float>::infinity();
 
-// A token whose score for one query is given.
-struct Plant {
-  size_t token = 0;  // in its page
-  size_t query = 0;  // over all lengths
-  double score = 0;
+// The mass of a page: by the scores that rank it, and by exact ones.
+struct RankedPage {
+  float rank = kNoMass;
+  float exact = kNoMass;
 };
 
-// What is attended: made page by page, the same page for the same seed.
-class Haystack {
+// The pages that one query's scores put first, of those offered so far. Scores are logarithms.
+class BestPages {
  public:
-  Haystack(std::vector<int64_t> lengths, double outliers, uint64_t seed)
-      : lengths_(std::move(lengths)), seed_(seed), scale_(kHeadDim, 1.0F), mean_(kHeadDim, 0.0F) {
-    Rng rng(seed);
-    for (size_t i = 0; i < kOutlierChannels; ++i) {
-      const size_t channel = i * (kHeadDim / kOutlierChannels) + rng.Below(8);
-      scale_[channel] = static_cast<float>(outliers);
-      mean_[channel] = static_cast<float>((i % 2 == 0 ? 1 : -1) * (outliers - 1));
+  void Offer(size_t page, float rank, float exact) {
+    if (rank > best_rank_) {
+      best_rank_ = rank;
+      best_page_ = page;
     }
-    directions_.resize(num_queries() * kHeadDim);
-    FillNormal(&rng, directions_);
-    for (size_t query = 0; query < num_queries(); ++query) {
-      float* u = directions_.data() + query * kHeadDim;
-      const double norm = std::sqrt(std::inner_product(u, u + kHeadDim, u, 0.0));
-      std::transform(u, u + kHeadDim, u, [norm](float x) { return static_cast<float>(x / norm); });
-      PlantFor(query, &rng);
+    if (count_ < kSelectedPages) {
+      pages_[count_++] = {rank, exact};
+      std::push_heap(pages_, pages_ + count_, RanksHigher);
+    } else if (rank > pages_[0].rank) {
+      std::pop_heap(pages_, pages_ + count_, RanksHigher);
+      pages_[count_ - 1] = {rank, exact};
+      std::push_heap(pages_, pages_ + count_, RanksHigher);
     }
   }
 
-  size_t num_queries() const { return lengths_.size() * kQueries; }
-  size_t num_pages() const { return static_cast<size_t>(lengths_.back()) / kPageTokens; }
-  size_t pages_of(size_t query) const {
-    return static_cast<size_t>(lengths_[query / kQueries]) / kPageTokens;
-  }
-  size_t needle_page(size_t query) const { return needle_pages_[query]; }
-
-  // [num_queries, head_dim]
-  std::vector<float> Queries() const {
-    std::vector<float> q(directions_.size());
-    for (size_t i = 0; i < q.size(); ++i) {
-      q[i] = static_cast<float>(kDeviation * directions_[i] / scale_[i % kHeadDim]);
+  size_t best_page() const { return best_page_; }
+  // Exact softmax mass of these pages; `lse` is that of all tokens.
+  double Mass(float lse) const {
+    double mass = 0;
+    for (size_t i = 0; i < count_; ++i) {
+      mass += std::exp(pages_[i].exact - lse);
     }
-    return q;
-  }
-
-  // Keys, then values, each [page_tokens, head_dim]: a run of the exact codec.
-  void MakePage(size_t page, float* run) const {
-    Rng rng(seed_, page + 1);
-    FillNormal(&rng, {run, 2 * kPageFloats});
-    const auto planted = plants_.find(page);
-    if (planted != plants_.end()) {
-      for (const Plant& plant : planted->second) {
-        // Along the query, and nothing else: the shortest way to that score.
-        const float* u = directions_.data() + plant.query * kHeadDim;
-        float* z = run + plant.token * kHeadDim;
-        const double missing =
-            plant.score / kDeviation - std::inner_product(u, u + kHeadDim, z, 0.0);
-        for (size_t i = 0; i < kHeadDim; ++i) {
-          z[i] += static_cast<float>(missing * u[i]);
-        }
-      }
-    }
-    for (size_t i = 0; i < kPageFloats; ++i) {
-      run[i] = run[i] * scale_[i % kHeadDim] + mean_[i % kHeadDim];
-      run[kPageFloats + i] *= scale_[i % kHeadDim];
-    }
+    return mass;
   }
 
  private:
-  // The needle and the decoys of a query, in pages that hold no other of its tokens.
-  void PlantFor(size_t query, Rng* rng) {
-    const double needle =
-        std::log(static_cast<double>(lengths_[query / kQueries])) + kDeviation * kDeviation / 2;
-    for (size_t i = 0; i <= kDecoys;) {
-      const size_t page = rng->Below(pages_of(query));
-      const size_t token = rng->Below(kPageTokens);
-      std::vector<Plant>& planted = plants_[page];
-      const bool is_taken = std::any_of(planted.begin(), planted.end(), [&](const Plant& plant) {
-        return plant.query == query || plant.token == token;
-      });
-      if (is_taken) {
-        continue;
-      }
-      planted.push_back({token, query, i == 0 ? needle : needle - kDecoyMargin});
-      if (i == 0) {
-        needle_pages_.push_back(page);
-      }
-      ++i;
-    }
-  }
+  // The heap's front is the lowest.
+  static bool RanksHigher(const RankedPage& a, const RankedPage& b) { return a.rank > b.rank; }
 
-  const std::vector<int64_t> lengths_;  // ascending
-  const uint64_t seed_;
-  std::vector<float> scale_;                               // [head_dim]
-  std::vector<float> mean_;                                // [head_dim]; of keys
-  std::vector<float> directions_;                          // [num_queries, head_dim], unit
-  std::unordered_map<size_t, std::vector<Plant>> plants_;  // by page
-  std::vector<size_t> needle_pages_;                       // [num_queries]
+  RankedPage pages_[kSelectedPages];
+  size_t count_ = 0;
+  float best_rank_ = kNoMass;
+  size_t best_page_ = 0;
 };
 
-// What attention made of the haystack as one codec keeps it.
+// What attention has made so far of the haystack as one codec keeps it. Its size does not depend on
+// the number of tokens.
 struct Attended {
-  std::vector<float> o;         // [num_queries, head_dim]
-  std::vector<float> lse;       // [num_queries]
-  std::vector<float> page_lse;  // [num_pages, num_queries]
+  explicit Attended(size_t num_queries)
+      : o(num_queries * kHeadDim, 0.0F),
+        lse(num_queries, kNoMass),
+        best(num_queries),
+        needle_lse(num_queries, kNoMass) {}
+
+  std::vector<float> o;           // [num_queries, head_dim]
+  std::vector<float> lse;         // [num_queries]
+  std::vector<BestPages> best;    // [num_queries]
+  std::vector<float> needle_lse;  // [num_queries], of the needle's page
+  std::vector<float> chunk_lse;   // [pages, active queries], of the chunk attended last
 };
 
 class Attention {
  public:
-  Attention(const Haystack* haystack, std::vector<int64_t> lengths, int threads)
+  Attention(const Haystack* haystack, int threads)
       : haystack_(haystack), q_(haystack->Queries()), team_(threads) {
-    for (const int64_t length : lengths) {
+    for (const int64_t length : haystack->lengths()) {
       positions_.push_back(length - 1);
     }
-  }
-
-  Attended Start() const {
-    return {
-        .o = std::vector<float>(q_.size(), 0.0F),
-        .lse = std::vector<float>(haystack_->num_queries(), kNoMass),
-        .page_lse = std::vector<float>(haystack_->num_pages() * haystack_->num_queries(), kNoMass)};
   }
 
   // Pages [first, first + count): `runs` as MakePage leaves them. Queries see what is before the
   // end of their length.
   void Attend(size_t first, size_t count, const float* runs, Attended* state) {
+    const size_t ended = NumEnded(first);
     std::vector<KvView> views;
     for (size_t page = 0; page < count; ++page) {
       views.push_back(
@@ -164,63 +107,54 @@ class Attention {
            .num_tokens = kPageTokens,
            .first_position = static_cast<int64_t>((first + page) * kPageTokens)});
     }
+    state->chunk_lse.assign(count * (positions_.size() - ended) * kQueries, kNoMass);
     varve::Attend({.num_qo_heads = kQueries,
                    .num_kv_heads = 1,
                    .head_dim = kHeadDim,
-                   .q = q_.data(),
+                   .q = q_.data() + ended * kQueries * kHeadDim,
                    .q_stride = kQueries * kHeadDim,
-                   .positions = positions_,
+                   .positions = std::span(positions_).subspan(ended),
                    .views = views,
-                   .o = state->o.data(),
-                   .lse = state->lse.data(),
-                   .lse_per_view = state->page_lse.data() + first * haystack_->num_queries()},
+                   .o = state->o.data() + ended * kQueries * kHeadDim,
+                   .lse = state->lse.data() + ended * kQueries,
+                   .lse_per_view = state->chunk_lse.data()},
                   scratch_,
                   team_);
+  }
+
+  // Ranks the pages of the chunk that both have attended over last.
+  void Rank(size_t first, size_t count, const Attended& exact, Attended* state) const {
+    const size_t first_query = NumEnded(first) * kQueries;
+    const size_t active = haystack_->num_queries() - first_query;
+    for (size_t i = 0; i < count * active; ++i) {
+      const size_t page = first + i / active;
+      const size_t query = first_query + i % active;
+      if (page < haystack_->pages_of(query)) {
+        state->best[query].Offer(page, state->chunk_lse[i], exact.chunk_lse[i]);
+        if (page == haystack_->needle_page(query)) {
+          state->needle_lse[query] = state->chunk_lse[i];
+        }
+      }
+    }
   }
 
   ThreadTeam& team() { return team_; }
 
  private:
+  // Lengths that end before this page: nothing more is to be read for their queries.
+  size_t NumEnded(size_t page) const {
+    const auto& lengths = haystack_->lengths();
+    return static_cast<size_t>(
+        std::upper_bound(lengths.begin(), lengths.end(), static_cast<int64_t>(page * kPageTokens)) -
+        lengths.begin());
+  }
+
   const Haystack* const haystack_;
   const std::vector<float> q_;      // [lengths, kQueries, head_dim]
   std::vector<int64_t> positions_;  // [lengths]
   AttendScratch scratch_;
   ThreadTeam team_;
 };
-
-// Softmax mass, by `exact`, of the pages that `ranking` puts first.
-double MassOfBest(const Haystack& haystack,
-                  const Attended& exact,
-                  const Attended& ranking,
-                  size_t query) {
-  const size_t stride = haystack.num_queries();
-  std::vector<size_t> pages(haystack.pages_of(query));
-  std::iota(pages.begin(), pages.end(), size_t{0});
-  const size_t count = std::min(kSelectedPages, pages.size());
-  std::partial_sort(pages.begin(),
-                    pages.begin() + static_cast<std::ptrdiff_t>(count),
-                    pages.end(),
-                    [&](size_t a, size_t b) {
-                      return ranking.page_lse[a * stride + query] >
-                             ranking.page_lse[b * stride + query];
-                    });
-  double mass = 0;
-  for (size_t i = 0; i < count; ++i) {
-    mass += std::exp(exact.page_lse[pages[i] * stride + query] - exact.lse[query]);
-  }
-  return mass;
-}
-
-size_t BestPage(const Haystack& haystack, const Attended& attended, size_t query) {
-  const size_t stride = haystack.num_queries();
-  size_t best = 0;
-  for (size_t page = 1; page < haystack.pages_of(query); ++page) {
-    if (attended.page_lse[page * stride + query] > attended.page_lse[best * stride + query]) {
-      best = page;
-    }
-  }
-  return best;
-}
 
 void AddFigures(const Haystack& haystack,
                 const Attended& exact,
@@ -239,11 +173,10 @@ void AddFigures(const Haystack& haystack,
       size += std::pow(static_cast<double>(exact.o[i]), 2);
     }
     error += std::sqrt(difference / size);
-    recall += MassOfBest(haystack, exact, coded, query) / MassOfBest(haystack, exact, exact, query);
-    const size_t needle = haystack.needle_page(query);
-    found += BestPage(haystack, coded, query) == needle ? 1 : 0;
-    const size_t place = needle * haystack.num_queries() + query;
-    score_error += std::pow(static_cast<double>(coded.page_lse[place]) - exact.page_lse[place], 2);
+    recall += coded.best[query].Mass(exact.lse[query]) / exact.best[query].Mass(exact.lse[query]);
+    found += coded.best[query].best_page() == haystack.needle_page(query) ? 1 : 0;
+    score_error +=
+        std::pow(static_cast<double>(coded.needle_lse[query]) - exact.needle_lse[query], 2);
   }
   row->Add("output_error", error / kQueries);
   row->Add("mass_recall", recall / kQueries);
@@ -256,15 +189,31 @@ Result<std::vector<int64_t>> CheckLengths(std::vector<int64_t> lengths) {
   lengths.erase(std::unique(lengths.begin(), lengths.end()), lengths.end());
   for (const int64_t length : lengths) {
     const auto page = static_cast<int64_t>(kPageTokens);
-    if (length < kFewestTokens || length % page != 0) {
+    if (length < kFewestTokens || length > kMostPlantedTokens || length % page != 0) {
       return Error{ErrorCode::kInvalidArgument,
-                   fmt::format("--planted-tokens {}: a length is a multiple of {} and at least {}",
+                   fmt::format("--planted-tokens {}: a length is a multiple of {}, at least {} and "
+                               "at most {}",
                                length,
                                page,
-                               kFewestTokens)};
+                               kFewestTokens,
+                               kMostPlantedTokens)};
     }
   }
   return lengths;
+}
+
+// Tables of the codecs that need some: {} for the others.
+std::vector<CodecTables> MakeTables(const Haystack& haystack,
+                                    const std::vector<Candidate>& candidates,
+                                    ThreadTeam* team) {
+  std::vector<CodecTables> tables(candidates.size());
+  const CalibrationSample sample = haystack.Sample();
+  team->ParallelFor(candidates.size(), [&](size_t i, int /*thread*/) {
+    if (candidates[i].codec->needs_tables()) {
+      tables[i] = candidates[i].codec->Calibrate(sample);
+    }
+  });
+  return tables;
 }
 
 }  // namespace
@@ -279,9 +228,10 @@ Result<std::vector<EvalRow>> MeasurePlanted(const EvalOptions& options,
                                             LabProgress* progress) {
   VARVE_TRY(const std::vector<int64_t> lengths, CheckLengths(options.planted_tokens));
   const Haystack haystack(lengths, outliers, options.seed);
-  Attention attention(&haystack, lengths, options.threads);
-  Attended exact = attention.Start();
-  std::vector<Attended> coded(candidates.size(), attention.Start());
+  Attention attention(&haystack, options.threads);
+  const std::vector<CodecTables> tables = MakeTables(haystack, candidates, &attention.team());
+  Attended exact(haystack.num_queries());
+  std::vector<Attended> coded(candidates.size(), exact);
   std::vector<float> runs(kChunkPages * 2 * kPageFloats);
   std::vector<float> coded_runs(runs.size());
   std::vector<std::vector<std::byte>> scratch(static_cast<size_t>(attention.team().num_threads()));
@@ -295,19 +245,23 @@ Result<std::vector<EvalRow>> MeasurePlanted(const EvalOptions& options,
       haystack.MakePage(first + page, runs.data() + page * 2 * kPageFloats);
     });
     attention.Attend(first, count, runs.data(), &exact);
+    attention.Rank(first, count, exact, &exact);
     for (size_t i = 0; i < candidates.size(); ++i) {
+      const Codec& codec = *candidates[i].codec;
       attention.team().ParallelFor(count, [&](size_t page, int thread) {
         const float* run = runs.data() + page * 2 * kPageFloats;
         float* out = coded_runs.data() + page * 2 * kPageFloats;
-        RoundTrip(*candidates[i].codec,
+        RoundTrip(codec,
                   PlantedPage(),
                   run,
                   run + kPageFloats,
+                  {.tables = codec.needs_tables() ? &tables[i] : nullptr},
                   &scratch[static_cast<size_t>(thread)],
                   out,
                   out + kPageFloats);
       });
       attention.Attend(first, count, coded_runs.data(), &coded[i]);
+      attention.Rank(first, count, exact, &coded[i]);
       progress->Advance();
     }
   }
@@ -315,6 +269,7 @@ Result<std::vector<EvalRow>> MeasurePlanted(const EvalOptions& options,
   for (size_t length = 0; length < lengths.size(); ++length) {
     for (size_t i = 0; i < candidates.size(); ++i) {
       EvalRow& row = rows.emplace_back(candidates[i].Row("planted", "synthetic", outliers));
+      row.tables = candidates[i].codec->needs_tables() ? kTablesMade : "";
       row.Add("tokens", static_cast<double>(lengths[length]));
       row.Add("ln_n", std::log(static_cast<double>(lengths[length])));
       AddFigures(haystack, exact, coded[i], length * kQueries, &row);

@@ -19,6 +19,8 @@ constexpr size_t kMinMaxGroups = 4096;
 // Mean squared error of the best 2^b levels for a unit Gaussian, b = 1 to 5 (Max 1960, table I).
 constexpr std::array kLloydMax = {0.3634, 0.1175, 0.03454, 0.009497, 0.002499};
 
+constexpr uint64_t kCalibrationStream = 1;  // of the seed; what is measured is drawn from stream 0
+
 EvalRow RateRow(const std::string& model, double outliers, const std::string& codec, double bpe) {
   return {.part = "rate",
           .model = model,
@@ -80,6 +82,27 @@ void AddEnergy(const RunShape& page,
   }
 }
 
+// Keys, values and queries of another draw than what is measured.
+CalibrationSample GaussianSample(uint64_t seed) {
+  constexpr size_t kDim = kGaussianHeadDim;
+  const RunShape page = GaussianPage();
+  const auto num_tokens = kGaussianPages * static_cast<size_t>(page.token_capacity);
+  CalibrationSample sample;
+  sample.num_kv_heads = page.num_kv_heads;
+  sample.head_dim = page.head_dim;
+  sample.num_tokens = static_cast<int64_t>(num_tokens);
+  sample.k.resize(num_tokens * kDim);
+  sample.v.resize(num_tokens * kDim);
+  Rng rng(seed, kCalibrationStream);
+  FillNormal(&rng, sample.k);
+  FillNormal(&rng, sample.v);
+  sample.q_moment.resize(kDim * kDim, 0.0);
+  for (size_t i = 0; i < kDim; ++i) {
+    sample.q_moment[i * kDim + i] = 1.0 / kDim;  // every direction alike
+  }
+  return sample;
+}
+
 double MeanRelative(const std::map<std::pair<int32_t, int32_t>, Energy>& energies) {
   double sum = 0;
   for (const auto& [head, energy] : energies) {
@@ -90,19 +113,27 @@ double MeanRelative(const std::map<std::pair<int32_t, int32_t>, Energy>& energie
 
 }  // namespace
 
-RecordedKv GaussianKv(uint64_t seed) {
-  RecordedKv kv{.model = "gaussian",
-                .page = {.num_kv_heads = 1,
-                         .head_dim = kGaussianHeadDim,
-                         .token_capacity = KvPolicy().page_tokens},
-                .pages = {}};
+RunShape GaussianPage() {
+  return {
+      .num_kv_heads = 1, .head_dim = kGaussianHeadDim, .token_capacity = KvPolicy().page_tokens};
+}
+
+RecordedKv GaussianKv(uint64_t seed, const std::vector<const Codec*>& codecs) {
+  RecordedKv kv{
+      .model = "gaussian", .page = GaussianPage(), .pages = {}, .ropes = {}, .tables = {}};
   Rng rng(seed);
   const size_t floats = static_cast<size_t>(kv.page.head_dim * kv.page.token_capacity);
   for (size_t i = 0; i < kGaussianPages; ++i) {
     RecordedPage& page = kv.pages.emplace_back(
-        RecordedPage{0, std::vector<float>(floats), std::vector<float>(floats)});
+        RecordedPage{0, 0, std::vector<float>(floats), std::vector<float>(floats)});
     FillNormal(&rng, page.k);
     FillNormal(&rng, page.v);
+  }
+  const CalibrationSample sample = GaussianSample(seed);
+  for (const Codec* codec : codecs) {
+    if (codec->needs_tables()) {
+      kv.tables.Add(codec->id(), 0, codec->Calibrate(sample));
+    }
   }
   return kv;
 }
@@ -127,10 +158,9 @@ std::vector<EvalRow> ReferenceLines() {
 }
 
 std::vector<EvalRow> MeasureRate(const RecordedKv& kv,
-                                 double outliers,
                                  const std::vector<Candidate>& candidates,
                                  LabProgress* progress) {
-  progress->Begin(fmt::format("rate, {} x{:g}", kv.model, outliers),
+  progress->Begin(fmt::format("rate, {} x{:g}", kv.model, kv.outliers),
                   static_cast<int64_t>(candidates.size()));
   std::vector<EvalRow> rows;
   std::vector<std::byte> scratch;
@@ -140,15 +170,22 @@ std::vector<EvalRow> MeasureRate(const RecordedKv& kv,
     for (const RecordedPage& page : kv.pages) {
       std::vector<float> k(page.k.size());
       std::vector<float> v(page.v.size());
-      RoundTrip(
-          *candidate.codec, kv.page, page.k.data(), page.v.data(), &scratch, k.data(), v.data());
+      RoundTrip(*candidate.codec,
+                kv.page,
+                page.k.data(),
+                page.v.data(),
+                kv.ContextOf(*candidate.codec, page),
+                &scratch,
+                k.data(),
+                v.data());
       AddEnergy(kv.page, page.layer, page.k, k, &k_energy);
       AddEnergy(kv.page, page.layer, page.v, v, &v_energy);
     }
     EvalRow& row = rows.emplace_back(RateRow(kv.model,
-                                             outliers,
+                                             kv.outliers,
                                              std::string(candidate.codec->name()),
                                              candidate.codec->BitsPerValue(kv.page)));
+    row.tables = candidate.codec->needs_tables() ? kTablesMade : "";
     AddFigures(MeanRelative(k_energy), MeanRelative(v_energy), &row);
     progress->Advance();
   }

@@ -1,6 +1,9 @@
 // Rate and distortion of each codec: bits per value against mean squared error, on Gaussian values
 // and on keys and values that the model made of a text.
 //
+// Tables of codecs that need some are made with other tokens of the same kind: another draw of
+// Gaussian values, the first half of the text whose second half is measured.
+//
 //   k_mse, v_mse  squared error over squared size, of keys and values, mean over layers and heads
 //   mse           their geometric mean: what bits, which are a mean over both, are compared with
 //   gap_db        mse over 4^-bpe, in decibels: how far from Shannon's bound for Gaussian values
@@ -25,15 +28,17 @@
 
 namespace varve::cli {
 
-// Pages of Gaussian values: one kv head of 128.
-RecordedKv GaussianKv(uint64_t seed);
+// Pages of Gaussian values: one kv head of 128. Tables of those of the codecs that need some.
+RecordedKv GaussianKv(uint64_t seed, const std::vector<const Codec*>& codecs);
+// Their shape.
+RunShape GaussianPage();
 
 // The reference lines, at 1 to 8 bits, 1 to 5 bits and 2 to 8 bits.
 std::vector<EvalRow> ReferenceLines();
 
-// One row of part "rate" for each codec of the candidates.
+// One row of part "rate" for each codec of the candidates. REQUIRES: kv has tables for those that
+// need some.
 std::vector<EvalRow> MeasureRate(const RecordedKv& kv,
-                                 double outliers,
                                  const std::vector<Candidate>& candidates,
                                  LabProgress* progress);
 

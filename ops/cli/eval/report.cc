@@ -8,6 +8,7 @@
 #include "proto/base/file.h"
 
 #include "ops/cli/eval/embedded.h"
+#include "ops/cli/eval/notes.h"
 #include "ops/cli/temporary_directory.h"
 
 namespace varve::cli {
@@ -38,7 +39,11 @@ int Draw(const std::string& python, const std::string& script, const std::string
 Result<std::string> WriteReport(const std::string& directory, const std::vector<EvalRow>& rows) {
   VARVE_RETURN_IF_ERROR(MakeDirectories(directory));
   VARVE_RETURN_IF_ERROR(WriteFileAtomically(directory + "/results.json", FormatJson(rows)));
-  VARVE_RETURN_IF_ERROR(WriteFileAtomically(directory + "/table.md", FormatMarkdown(rows)));
+  std::string table = FormatMarkdown(rows);
+  for (const std::string& note : NotesOn(rows)) {
+    table += fmt::format("\n{}\n", note);
+  }
+  VARVE_RETURN_IF_ERROR(WriteFileAtomically(directory + "/table.md", table));
   VARVE_TRY(const TemporaryDirectory scratch, TemporaryDirectory::Make());
   const std::string script = scratch.path() + "/plot.py";
   VARVE_RETURN_IF_ERROR(WriteFileAtomically(script, EmbeddedPlotScript()));

@@ -19,12 +19,12 @@ const Codec* CodecOf(std::string_view name) {
 }
 
 TEST(Candidates, AreAllCodecsThatLoseSomething) {
-  const auto candidates = MakeCandidates({}, kPage, false);
+  const auto candidates = MakeCandidates({}, kPage);
   ASSERT_OK(candidates);
   ASSERT_EQ(candidates->size(),
             static_cast<size_t>(
                 std::count_if(AllCodecs().begin(), AllCodecs().end(), [](const Codec* codec) {
-                  return codec->name() != kExactCodec && !codec->needs_tables();
+                  return codec->name() != kExactCodec;
                 })));
   for (const Candidate& candidate : *candidates) {
     EXPECT_NE(candidate.codec->name(), kExactCodec);
@@ -35,10 +35,28 @@ TEST(Candidates, AreAllCodecsThatLoseSomething) {
   }
 }
 
+TEST(Candidates, CodecsAreListedOnceInTheOrderOfTheCandidates) {
+  EvalOptions options;
+  options.codecs = {"rot2", "klt2"};
+  options.policies = {"full", "snapkv:0.5"};
+  const auto candidates = MakeCandidates(options, kPage);
+  ASSERT_OK(candidates);
+  ASSERT_EQ(candidates->size(), 4U);
+  EXPECT_EQ(CodecsOf(*candidates), (std::vector{CodecOf("rot2"), CodecOf("klt2")}));
+}
+
+TEST(Candidates, RowsSayWhereTablesAreFromAndWhichBudgetHadToBeFitted) {
+  Candidate candidate{.codec = CodecOf("klt2"), .policy = {}, .bpe = 2.25, .tables = "made"};
+  EXPECT_EQ(candidate.Row("quality", "mini", 1).tables, "made");
+  EXPECT_EQ(candidate.Row("quality", "mini", 1).Find(kBudgetFigure), std::nullopt);
+  candidate.budget = 1.5;
+  EXPECT_EQ(candidate.Row("tradeoff", "mini", 1).Find(kBudgetFigure), 1.5);
+}
+
 TEST(Candidates, BitsLeaveOutWhatNeedsMore) {
   EvalOptions options;
   options.max_bits = 4.25;
-  const auto candidates = MakeCandidates(options, kPage, false);
+  const auto candidates = MakeCandidates(options, kPage);
   ASSERT_OK(candidates);
   bool has_rot4 = false;
   for (const Candidate& candidate : *candidates) {
@@ -51,13 +69,13 @@ TEST(Candidates, BitsLeaveOutWhatNeedsMore) {
 TEST(Candidates, RefuseByName) {
   EvalOptions options;
   options.codecs = {"int5"};
-  EXPECT_THAT(MakeCandidates(options, kPage, false).error().message, HasSubstr("no codec 'int5'"));
+  EXPECT_THAT(MakeCandidates(options, kPage).error().message, HasSubstr("no codec 'int5'"));
   options.codecs = {"int8"};
   options.max_bits = 0.5;
-  EXPECT_THAT(MakeCandidates(options, kPage, false).error().message, HasSubstr("--bits 0.5"));
+  EXPECT_THAT(MakeCandidates(options, kPage).error().message, HasSubstr("--bits 0.5"));
   options.max_bits = 0;
   options.policies = {"no-such-policy:0.5"};
-  EXPECT_THAT(MakeCandidates(options, kPage, false).error().message,
+  EXPECT_THAT(MakeCandidates(options, kPage).error().message,
               HasSubstr("no token policy 'no-such-policy'; there are: full"));
 }
 

@@ -44,6 +44,39 @@ TEST(JoinRows, KeepsWhatDiffersInPartModelOutliersOrPolicyApart) {
   EXPECT_EQ(JoinRows(rows).size(), 5U);
 }
 
+TEST(JoinRows, KeepsBudgetsApartAndNamesEachOnce) {
+  EvalRow kl = RowOf("tradeoff", "rot2");
+  kl.Add(std::string(kBudgetFigure), 1);
+  kl.Add("kl_mean", 0.5);
+  EvalRow retrieval = RowOf("tradeoff", "rot2");
+  retrieval.Add(std::string(kBudgetFigure), 1);
+  retrieval.Add("retrieval_exact", 0.75);
+  EvalRow other = retrieval;
+  other.figures[0].value = 2;
+  const auto rows = JoinRows({kl, retrieval, other});
+  ASSERT_EQ(rows.size(), 2U);
+  EXPECT_EQ(rows[0].figures.size(), 3U);
+  EXPECT_EQ(rows[0].Find("retrieval_exact"), 0.75);
+  EXPECT_EQ(rows[1].Find(kBudgetFigure), 2);
+}
+
+TEST(EvalRows, TablesHaveAColumnWhereACodecNeedsSome) {
+  EvalRow plain = RowOf("quality", "rot2");
+  plain.Add("kl_mean", 0.5);
+  EvalRow calibrated = RowOf("quality", "klt2");
+  calibrated.tables = kTablesMade;
+  calibrated.Add("kl_mean", 0.25);
+  EXPECT_EQ(FormatMarkdown({plain, calibrated}),
+            "## quality\n\n"
+            "| model | outliers | codec | policy | bpe | tables | kl_mean |\n"
+            "|---|---:|---|---|---:|---|---:|\n"
+            "| mini | 20 | rot2 | full | 2.250 | - | 0.500 |\n"
+            "| mini | 20 | klt2 | full | 2.250 | made | 0.250 |\n");
+  const nlohmann::json list = nlohmann::json::parse(FormatJson({plain, calibrated}));
+  EXPECT_FALSE(list[0].contains("tables"));
+  EXPECT_EQ(list[1].at("tables"), "made");
+}
+
 TEST(EvalRows, JsonHasEveryFigureAndTablesNoDetails) {
   EvalRow row = RowOf("quality", "rot2");
   row.Add("kl_mean", 0.0625);

@@ -22,7 +22,7 @@ std::vector<EvalRow> Measure(double outliers,
   options.seed = seed;
   options.threads = 2;
   LabProgress progress(stderr);
-  const auto candidates = MakeCandidates(options, PlantedPage(), false);
+  const auto candidates = MakeCandidates(options, PlantedPage());
   EXPECT_OK(candidates);
   const auto rows = MeasurePlanted(options, outliers, *candidates, &progress);
   EXPECT_OK(rows);
@@ -73,6 +73,32 @@ TEST(Planted, LengthsComeInOrderWhateverOrderWasAskedFor) {
   EXPECT_EQ(Figure(rows[1], "tokens"), 65'536);
 }
 
+TEST(Planted, CalibratedCodecsAreMeasuredWithTablesOfAnotherDraw) {
+  const auto rows = Measure(20, {"rot4", "klt4", "nuq4"}, {32'768});
+  ASSERT_EQ(rows.size(), 3U);
+  EXPECT_EQ(rows[0].tables, "");
+  // Keys are coded in the metric of the queries, to which outlier channels are like any other.
+  EXPECT_EQ(rows[1].tables, kTablesMade);
+  EXPECT_EQ(Figure(rows[1], "needle_argmax"), 1);
+  EXPECT_LT(Figure(rows[1], "score_error"), 0.6 * Figure(rows[0], "score_error"));
+  // Every channel of the keys has a scale of its own.
+  EXPECT_EQ(rows[2].tables, kTablesMade);
+  EXPECT_LT(Figure(rows[2], "score_error"), Figure(rows[0], "score_error"));
+}
+
+// 257 pages and 300 are no whole chunks: the shorter length ends inside one.
+TEST(Planted, LengthsMayEndAnywhereBetweenPages) {
+  const auto rows = Measure(1, {"f32", "int8"}, {32'896, 38'400});
+  ASSERT_EQ(rows.size(), 4U);
+  for (size_t i = 0; i < rows.size(); i += 2) {
+    EXPECT_EQ(Figure(rows[i], "output_error"), 0);
+    EXPECT_EQ(Figure(rows[i], "mass_recall"), 1);
+    EXPECT_EQ(Figure(rows[i], "needle_argmax"), 1);
+    EXPECT_GT(Figure(rows[i + 1], "output_error"), 0);
+    EXPECT_LT(Figure(rows[i + 1], "output_error"), 0.03);
+  }
+}
+
 TEST(Planted, SameSeedSameFigures) {
   const auto a = Measure(1, {"int4"}, {32'768}, 5);
   const auto b = Measure(1, {"int4"}, {32'768}, 5);
@@ -81,9 +107,9 @@ TEST(Planted, SameSeedSameFigures) {
   EXPECT_NE(Figure(a[0], "output_error"), Figure(c[0], "output_error"));
 }
 
-TEST(Planted, RefusesLengthsThatArePartsOfPagesOrTooShort) {
+TEST(Planted, RefusesLengthsThatArePartsOfPagesTooShortOrTooLong) {
   LabProgress progress(stderr);
-  for (const int64_t length : {32'769, 128}) {
+  for (const int64_t length : {int64_t{32'769}, int64_t{128}, kMostPlantedTokens + 128}) {
     EvalOptions options;
     options.planted_tokens = {length};
     options.threads = 1;

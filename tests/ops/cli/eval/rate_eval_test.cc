@@ -13,12 +13,12 @@ class RateOfGaussian : public testing::Test {
  protected:
   void SetUp() override {
     EvalOptions options;
-    options.codecs = {"f32", "int4", "int3", "int2", "rot4", "rot3", "rot2"};
-    const RecordedKv kv = GaussianKv(1);
-    const auto candidates = MakeCandidates(options, kv.page, false);
+    options.codecs = {"f32", "int4", "int3", "int2", "rot4", "rot3", "rot2", "klt3"};
+    const auto candidates = MakeCandidates(options, GaussianPage());
     ASSERT_OK(candidates);
+    const RecordedKv kv = GaussianKv(1, CodecsOf(*candidates));
     LabProgress progress(stderr);
-    for (const EvalRow& row : MeasureRate(kv, 1, *candidates, &progress)) {
+    for (const EvalRow& row : MeasureRate(kv, *candidates, &progress)) {
       rows_[row.codec] = row;
     }
     for (const EvalRow& row : ReferenceLines()) {
@@ -54,6 +54,15 @@ TEST_F(RateOfGaussian, RotatedLevelsLieOnTheLloydMaxLine) {
   }
 }
 
+// There is nothing to learn about independent values: tables of another draw do as well as levels
+// that were known beforehand, and no better, or they would know what is measured.
+TEST_F(RateOfGaussian, TablesOfAnotherDrawLieOnTheLloydMaxLineToo) {
+  EXPECT_EQ(rows_.at("klt3").tables, kTablesMade);
+  EXPECT_EQ(rows_.at("rot3").tables, "");
+  EXPECT_NEAR(
+      rows_.at("klt3").Find("k_mse").value() / references_.at({"lloyd-max", 3.125}), 1, 0.1);
+}
+
 TEST_F(RateOfGaussian, NothingLostIsNoError) {
   EXPECT_EQ(Mse("f32"), 0);
   EXPECT_EQ(rows_.at("f32").Find("gap_db"), 0);
@@ -61,7 +70,7 @@ TEST_F(RateOfGaussian, NothingLostIsNoError) {
 
 TEST(RateOfKeysAndValues, CountsEachLayerAndHeadAlikeWhateverItsSize) {
   // One layer a thousand times as large as the other: the error of neither may drown the other's.
-  RecordedKv kv = GaussianKv(2);
+  RecordedKv kv = GaussianKv(2, {});
   for (size_t i = 0; i < kv.pages.size(); i += 2) {
     kv.pages[i].layer = 1;
     for (float& x : kv.pages[i].k) {
@@ -75,15 +84,16 @@ TEST(RateOfKeysAndValues, CountsEachLayerAndHeadAlikeWhateverItsSize) {
   EvalOptions options;
   options.codecs = {"int2"};
   LabProgress progress(stderr);
-  const auto rows = MeasureRate(kv, 1, MakeCandidates(options, kv.page, false).value(), &progress);
+  const auto rows = MeasureRate(kv, MakeCandidates(options, kv.page).value(), &progress);
   const auto rate_of_layer = [&](int32_t layer) {
-    RecordedKv one{kv.model, kv.page, {}};
+    RecordedKv one = kv;
+    one.pages.clear();
     for (const RecordedPage& page : kv.pages) {
       if (page.layer == layer) {
         one.pages.push_back(page);
       }
     }
-    return MeasureRate(one, 1, MakeCandidates(options, kv.page, false).value(), &progress)[0]
+    return MeasureRate(one, MakeCandidates(options, kv.page).value(), &progress)[0]
         .Find("k_mse")
         .value();
   };
