@@ -85,6 +85,7 @@ class CodeRows {
   static constexpr size_t kSubs = Parts::kSubs;
   static constexpr size_t kChunkDims = Parts::kChunkDims;
 
+  const CodeRows& rows() const { return *this; }
   float step() const { return meaning_.step; }
   bool has_offset() const { return meaning_.has_offset; }
   bool keys_rotated() const { return meaning_.rotated; }
@@ -192,7 +193,6 @@ class CodeReader : public CodeRows<kBits> {
   }
   // Value dimensions with numbers of their own: all together.
   size_t num_value_groups() const { return 1; }
-  size_t ValueGroupOf(size_t /*dim*/) const { return 0; }
   void LoadValueParams(size_t /*group*/,
                        size_t token,
                        size_t count,
@@ -253,7 +253,6 @@ class KiviReader : public CodeRows<kBits> {
                 offsets);
   }
   size_t num_value_groups() const { return KiviGroups(this->head_dim_, group_); }
-  size_t ValueGroupOf(size_t dim) const { return dim / group_; }
   void LoadValueParams(size_t group,
                        size_t token,
                        size_t count,

@@ -56,7 +56,7 @@ HWY_INLINE void ScoreCodeTokens(const Reader& reader,
                                 size_t head_dim,
                                 FewScratch& scratch) {
   ForRows(rows, [&](size_t row, auto count) HWY_ATTR {
-    ScoreCodeRows<kVnni, decltype(count)::value>(reader,
+    ScoreCodeRows<kVnni, decltype(count)::value>(reader.rows(),
                                                  tile.first_token,
                                                  tokens.begin,
                                                  tokens.end,
@@ -169,6 +169,7 @@ HWY_INLINE void AddCodeTile(D d,
   for (size_t t = 0; t < tokens.count(); ++t) {
     reader.PrefetchNextKey(t);
   }
+  // The same kernels for every codec of as many bits: they are what takes the compiler its time.
   const size_t group_dims = head_dim / reader.num_value_groups();
   for (size_t group = 0; group < reader.num_value_groups(); ++group) {
     reader.LoadValueParams(group,
@@ -185,11 +186,11 @@ HWY_INLINE void AddCodeTile(D d,
                            scratch.weight_minus_bias + row,
                            scratch.weight_factors + row,
                            scratch.corrections + row};
-      AddCodeRows<kVnni, decltype(count)::value>(reader,
+      AddCodeRows<kVnni, decltype(count)::value>(reader.rows(),
                                                  token,
                                                  tokens.count(),
-                                                 head_dim,
-                                                 group,
+                                                 group * group_dims,
+                                                 (group + 1) * group_dims,
                                                  by,
                                                  block.o + row * block.o_stride,
                                                  block.o_stride);

@@ -168,14 +168,14 @@ HWY_INLINE void ScoreCodes(const Reader& reader,
 
 // As ScoreRows (few_rows-inl.h), of codes. q: [kRows, head_dim], of QuantizeQuery.
 template <bool kVnni, size_t kRows, class Reader>
-void ScoreCodeRows(const Reader& reader,
-                   size_t token,
-                   size_t begin,
-                   size_t end,
-                   const int16_t* q,
-                   const int32_t* minus_bias,
-                   size_t head_dim,
-                   float* scores) {
+HWY_NOINLINE void ScoreCodeRows(const Reader& reader,
+                                size_t token,
+                                size_t begin,
+                                size_t end,
+                                const int16_t* q,
+                                const int32_t* minus_bias,
+                                size_t head_dim,
+                                float* scores) {
   constexpr size_t kTokens = kRows == 1 ? 8 : (kRows == 4 ? 2 : 4);
   size_t t = begin;
   for (; t + kTokens <= end; t += kTokens) {
@@ -288,22 +288,24 @@ HWY_INLINE void AddCodeParts(const Reader& reader,
   }
 }
 
-// As AddRows (few_rows-inl.h), of codes, for the dimensions of one group of values.
-template <bool kVnni, size_t kRows, class Reader>
-void AddCodeRows(const Reader& reader,
-                 size_t token,
-                 size_t num_tokens,
-                 size_t head_dim,
-                 size_t group,
-                 const CodeWeights& by,
-                 float* o,
-                 size_t o_stride) {
-  for (size_t chunk = 0; chunk * Reader::kChunkDims < head_dim; ++chunk) {
-    if (reader.ValueGroupOf(Reader::Place(chunk, 0, 0, 0)) == group) {
-      AddCodeParts<kVnni, 0, 0, 0, kRows>(reader, token, num_tokens, chunk, by, o, o_stride);
+// As AddRows (few_rows-inl.h), of codes, for dimensions [first_dim, last_dim): whole halves of
+// chunks.
+template <bool kVnni, size_t kRows, class Rows>
+HWY_NOINLINE void AddCodeRows(const Rows& rows,
+                              size_t token,
+                              size_t num_tokens,
+                              size_t first_dim,
+                              size_t last_dim,
+                              const CodeWeights& by,
+                              float* o,
+                              size_t o_stride) {
+  const auto is_wanted = [&](size_t dim) { return dim >= first_dim && dim < last_dim; };
+  for (size_t chunk = 0; chunk * Rows::kChunkDims < last_dim; ++chunk) {
+    if (is_wanted(Rows::Place(chunk, 0, 0, 0))) {
+      AddCodeParts<kVnni, 0, 0, 0, kRows>(rows, token, num_tokens, chunk, by, o, o_stride);
     }
-    if (reader.ValueGroupOf(Reader::Place(chunk, 0, 0, 1)) == group) {
-      AddCodeParts<kVnni, 0, 0, 1, kRows>(reader, token, num_tokens, chunk, by, o, o_stride);
+    if (is_wanted(Rows::Place(chunk, 0, 0, 1))) {
+      AddCodeParts<kVnni, 0, 0, 1, kRows>(rows, token, num_tokens, chunk, by, o, o_stride);
     }
   }
 }

@@ -37,8 +37,11 @@ HWY_INLINE void LoadGroupOf(const std::byte* codes, const float* levels, float s
 }
 
 // out[j] = levels[code of value j] * scale. levels: [2^bits]. REQUIRES: bits is 1 to 8.
-HWY_INLINE void LoadGroup(
-    const std::byte* codes, size_t bits, const float* levels, float scale, float* out) {
+HWY_INLINE void LoadGroup(const std::byte* codes,
+                          size_t bits,
+                          const float* levels,
+                          float scale,
+                          float* out) {
   switch (bits) {
     case 1:
       return LoadGroupOf<1>(codes, levels, scale, out);
