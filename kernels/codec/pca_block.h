@@ -25,8 +25,10 @@
 //   group   `bits` bytes; bit j of byte b is bit b of the code of its component j
 // How many bytes of a row are the keys' is in the tables. What the budget does not fill is zero.
 //
-// Bits per value: 8 * PcaRowBytes / (2 W): at most the nominal rate, for W of 16 and more. Encoded
-// pages are close to random bytes: see below what an entropy coder would still save.
+// Bits per value: 8 * PcaRowBytes / (2 W): at most the nominal rate, for W of 16 and more. There is
+// no entropy coder behind it, as KVTC has: of pages of SmolLM2-135M at 1.0 bit zstd saves nothing
+// (level 19: 0.02 %), and the entropy of the codes, each component by itself, is 5 % below their
+// bits. Levels fitted to the data are used nearly equally often; KVTC's equal steps are not.
 //
 // One row codes the same token of all heads. In a pruned run, where heads keep different tokens,
 // row t codes the t-th token that each head kept: right, but without what heads share.

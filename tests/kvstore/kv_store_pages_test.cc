@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <set>
 
+#include "kernels/codec/table_set.h"
 #include "kvstore/page_grid.h"
+#include "tests/kernels/codec_cases.h"
 #include "tests/kvstore/store_rig.h"
 
 namespace varve {
@@ -65,6 +67,44 @@ TEST_F(KvStorePagesTest, PrivateTailsLargerThanTheHostBudgetSpillToScratchAndCom
   ASSERT_OK(group_->CloseSequence(kOne));
   EXPECT_EQ(disk_->GetStats().bytes.used, 0U);
   EXPECT_EQ(group_->store(0).Stats().num_pages, 0);
+}
+
+TEST_F(KvStorePagesTest, PagesOfAColdCodecComeBackFromDiskAsTheyWereSealed) {
+  auto tables = std::make_shared<CodecTableSet>();
+  for (const CodecId id : {CodecId::kPca, CodecId::kPcaFine}) {
+    for (int32_t layer = 0; layer < 2; ++layer) {
+      tables->Add(id, layer, *TablesFor(*FindCodec(id).value(), 2, 8));
+    }
+  }
+  geometry_.codec_tables = tables;
+  uint64_t context = 7;
+  for (const CodecId id : {CodecId::kPca, CodecId::kPcaFine}) {
+    OpenDisk();
+    OpenStores();
+    const KvPolicy policy = SmallPolicy(std::string(FindCodec(id).value()->name()));
+    Ingest(context, kOne, 200, policy);
+    const Result<std::vector<SeenToken>> sealed = ReadAll(kOne, 1);
+    ASSERT_OK(sealed);
+    ASSERT_OK(group_->CloseSequence(kOne));
+    OpenDisk();
+    OpenStores();
+    ASSERT_OK(group_->OpenSequence(kTwo, Behind(context, 200)));
+    const Result<std::vector<SeenToken>> read = ReadAll(kTwo, 1);
+    ASSERT_OK(read);
+    ASSERT_EQ(read->size(), 200U);
+    size_t coded = 0;
+    for (size_t i = 0; i < 200; ++i) {
+      const SeenToken& token = (*read)[i];
+      ASSERT_EQ(token.position, static_cast<int64_t>(i));
+      ASSERT_EQ(token.codec, (*sealed)[i].codec);
+      EXPECT_EQ(token.k, (*sealed)[i].k) << i;
+      EXPECT_EQ(token.v, (*sealed)[i].v) << i;
+      coded += token.codec == id ? 1 : 0;
+    }
+    EXPECT_EQ(coded, 200U - 4 - 24);  // but for the sinks and the unsealed tail
+    ASSERT_OK(group_->CloseSequence(kTwo));
+    ++context;
+  }
 }
 
 TEST_F(KvStorePagesTest, AFullDiskFailsTheStepButNotTheTokens) {
