@@ -1,17 +1,13 @@
 #include "worker/codec_tables.h"
 
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <optional>
 
 #include <fmt/format.h>
 
-#include "proto/base/file.h"
 #include "proto/base/hash.h"
 #include "worker/safetensors.h"
-
-#include <nlohmann/json.hpp>
 
 namespace varve {
 namespace {
@@ -20,18 +16,6 @@ constexpr std::string_view kHashName = "model_hash";
 
 std::string TensorName(const Codec& codec, int32_t layer) {
   return fmt::format("{}.v{}.layer.{}", codec.name(), codec.version(), layer);
-}
-
-// The hash that the file names, if it does.
-std::optional<uint64_t> HashIn(const SafetensorsModel& file) {
-  const auto found = file.tensors().find(kHashName);
-  if (found == file.tensors().end() || found->second.type != TensorType::kI64 ||
-      found->second.bytes.size() != sizeof(uint64_t)) {
-    return std::nullopt;
-  }
-  uint64_t hash;
-  std::memcpy(&hash, found->second.bytes.data(), sizeof(hash));
-  return hash;
 }
 
 Result<CodecTables> ReadTables(const std::string& path,
@@ -61,7 +45,7 @@ Result<std::shared_ptr<const CodecTableSet>> LoadCodecTables(const std::string& 
                                                              const ModelConfig& config,
                                                              uint64_t model_hash) {
   VARVE_TRY(const SafetensorsModel file, SafetensorsModel::OpenFile(path));
-  const std::optional<uint64_t> hash = HashIn(file);
+  const std::optional<uint64_t> hash = file.FindNumber(kHashName);
   if (!hash) {
     return Error{ErrorCode::kBadModel,
                  fmt::format("'{}' names no model: it is no file of `varve calibrate`", path)};
@@ -105,28 +89,15 @@ Result<std::shared_ptr<const CodecTableSet>> LoadCodecTables(const std::string& 
 Result<void> SaveCodecTables(const std::string& path,
                              const CodecTableSet& tables,
                              uint64_t model_hash) {
-  nlohmann::ordered_json header;
-  std::string data(sizeof(model_hash), '\0');
-  std::memcpy(data.data(), &model_hash, sizeof(model_hash));
-  header[std::string(kHashName)] = {
-      {"dtype", "I64"}, {"shape", {1}}, {"data_offsets", {0, data.size()}}};
+  std::vector<NamedTensor> tensors = {
+      {std::string(kHashName), {TensorType::kI64, {1}, std::as_bytes(std::span(&model_hash, 1))}}};
   for (const auto& [key, own] : tables.all()) {
     VARVE_TRY(const Codec* codec, FindCodec(key.first));
-    const size_t begin = data.size();
-    const auto bytes = std::as_bytes(std::span(own.values));
-    data.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-    header[TensorName(*codec, key.second)] = {
-        {"dtype", "F32"}, {"shape", {own.values.size()}}, {"data_offsets", {begin, data.size()}}};
+    tensors.push_back(
+        {TensorName(*codec, key.second),
+         {TensorType::kF32, {own.values.size()}, std::as_bytes(std::span(own.values))}});
   }
-  std::string text = header.dump();
-  text.append((8 - text.size() % 8) % 8, ' ');
-  uint64_t header_bytes = text.size();
-  static_assert(std::endian::native == std::endian::little);
-  std::string out(sizeof(header_bytes), '\0');
-  std::memcpy(out.data(), &header_bytes, sizeof(header_bytes));
-  out += text;
-  out += data;
-  return WriteFileAtomically(path, out);
+  return SaveSafetensors(path, tensors);
 }
 
 }  // namespace varve

@@ -1,6 +1,7 @@
 #include "worker/safetensors.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <optional>
 #include <set>
@@ -233,6 +234,43 @@ uint64_t SafetensorsModel::total_bytes() const {
     total += tensor.bytes.size();
   }
   return total;
+}
+
+std::optional<uint64_t> SafetensorsModel::FindNumber(std::string_view name) const {
+  const auto found = tensors_.find(name);
+  uint64_t number;
+  if (found == tensors_.end() || found->second.type != TensorType::kI64 ||
+      found->second.bytes.size() != sizeof(number)) {
+    return std::nullopt;
+  }
+  std::memcpy(&number, found->second.bytes.data(), sizeof(number));
+  return number;
+}
+
+Result<void> SaveSafetensors(const std::string& path, std::span<const NamedTensor> tensors) {
+  nlohmann::ordered_json header = nlohmann::ordered_json::object();
+  uint64_t data_bytes = 0;
+  for (const auto& [name, tensor] : tensors) {
+    const auto* type = std::find_if(std::begin(kTypes), std::end(kTypes), [&](const TypeName& row) {
+      return row.type == tensor.type;
+    });
+    const uint64_t begin = data_bytes;
+    data_bytes += tensor.bytes.size();
+    header[name] = {
+        {"dtype", type->name}, {"shape", tensor.shape}, {"data_offsets", {begin, data_bytes}}};
+  }
+  std::string text = header.dump();
+  text.append((8 - text.size() % 8) % 8, ' ');
+  const uint64_t header_bytes = text.size();
+  static_assert(std::endian::native == std::endian::little);
+  std::string out(sizeof(header_bytes), '\0');
+  std::memcpy(out.data(), &header_bytes, sizeof(header_bytes));
+  out.reserve(out.size() + text.size() + data_bytes);
+  out += text;
+  for (const NamedTensor& row : tensors) {
+    out.append(reinterpret_cast<const char*>(row.tensor.bytes.data()), row.tensor.bytes.size());
+  }
+  return WriteFileAtomically(path, out);
 }
 
 }  // namespace varve

@@ -1,5 +1,5 @@
 // Reads safetensors: one file, or shards with an index. The files are memory-mapped; a tensor is a
-// view into a map and is never copied.
+// view into a map and is never copied. Writes one file.
 //
 // A file is untrusted input: header size, JSON, dtypes, shapes and offsets are checked before
 // anything points into it, and the tensors must tile the data section exactly (no overlap, no gap),
@@ -10,8 +10,10 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kernels/dense.h"
@@ -38,6 +40,8 @@ class SafetensorsModel {
   // By name. The views live as long as this object or any copy of it.
   const std::map<std::string, Tensor, std::less<>>& tensors() const { return tensors_; }
   uint64_t total_bytes() const;
+  // The number that is the I64 tensor of this name and of one value, if there is such a tensor.
+  std::optional<uint64_t> FindNumber(std::string_view name) const;
 
  private:
   Result<void> AddFile(const std::string& path);
@@ -45,5 +49,13 @@ class SafetensorsModel {
   std::vector<std::shared_ptr<const MappedFile>> files_;
   std::map<std::string, Tensor, std::less<>> tensors_;
 };
+
+struct NamedTensor {
+  std::string name;
+  Tensor tensor;
+};
+
+// Replaces the file as a whole. REQUIRES: names are distinct, shapes and bytes agree.
+Result<void> SaveSafetensors(const std::string& path, std::span<const NamedTensor> tensors);
 
 }  // namespace varve

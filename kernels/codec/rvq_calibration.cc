@@ -23,7 +23,7 @@ constexpr size_t kBatches = 16;
 constexpr double kDecay = 0.99;
 constexpr double kSmoothing = 1e-5;
 constexpr double kLargestWeight = 100.0;  // of a codeword's channel; rows have unit deviation
-constexpr uint64_t kSeed = 2'410'15704;
+constexpr uint64_t kSeed = 241'015'704;
 
 // Vectors of 32 channels.
 using Vectors = std::vector<float>;

@@ -277,6 +277,31 @@ TEST(NuqCodec, EachPartOfTheMethodPays) {
   EXPECT_LT(error("nuq4-1%"), error("nuq3-1%"));
 }
 
+TEST(NuqCodec, LevelsGoWhereTheSensitivityIs) {
+  Rng rng(19);
+  CalibrationSample sample{.num_kv_heads = 1,
+                           .head_dim = 8,
+                           .num_tokens = 500,
+                           .q_moment = std::vector<double>(64, 1.0)};
+  for (size_t i = 0; i < 8 * 500; ++i) {
+    sample.k.push_back(static_cast<float>(2.0 * rng.NextDouble() - 1.0));
+    sample.v.push_back(static_cast<float>(2.0 * rng.NextDouble() - 1.0));
+    sample.k_sensitivity.push_back(sample.k.back() > 0.0F ? 1.0F : 0.0F);
+    sample.v_sensitivity.push_back(sample.v.back() < 0.0F ? 1.0F : 0.0F);
+  }
+  const std::vector<float> levels = FindCodec("nuq3").value()->Calibrate(sample).values;
+  const auto positive = [&](ptrdiff_t first) {
+    return std::count_if(
+        levels.begin() + first, levels.begin() + first + 8, [](float x) { return x > 0.0F; });
+  };
+  EXPECT_GE(positive(0), 7);  // of the keys
+  EXPECT_LE(positive(8), 1);  // of the values
+  sample.k_sensitivity.clear();
+  sample.v_sensitivity.clear();
+  const std::vector<float> even = FindCodec("nuq3").value()->Calibrate(sample).values;
+  EXPECT_NEAR(even[3] + even[4], 0.0F, 0.1F);
+}
+
 TEST(NuqCodec, OutliersOfValuesAreKeptAndDoNotWidenTheRange) {
   std::vector<float> row(kHeadDim);
   for (size_t i = 0; i < row.size(); ++i) {
