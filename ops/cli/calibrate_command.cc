@@ -2,6 +2,7 @@
 // text. Next: worker/calibration.h, worker/codec_tables.h
 #include <algorithm>
 #include <cstdio>
+#include <optional>
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -14,6 +15,8 @@
 #include "worker/calibration.h"
 #include "worker/codec_tables.h"
 #include "worker/local_worker_group.h"
+#include "worker/sensitivity.h"
+#include "worker/weights.h"
 
 #include "ops/cli/commands.h"
 #include "ops/cli/exit_code.h"
@@ -33,6 +36,8 @@ struct Options {
   std::vector<std::string> text_files;
   std::vector<std::string> codecs;
   std::string out_file;
+  std::string sensitivity_file;  // empty: none
+  std::string tokens_file;       // empty: make tables
   int64_t tokens = 8192;
   int64_t sequence_tokens = 2048;
   int threads = 0;
@@ -72,12 +77,12 @@ Result<std::vector<const Codec*>> ChooseCodecs(const Options& options) {
 
 // Tokens of all texts, the same number of each as far as they reach, in sequences that each begin
 // as a context does.
-Result<std::vector<std::vector<int32_t>>> ReadSequences(const Options& options) {
+Result<TokenSequences> ReadSequences(const Options& options) {
   VARVE_TRY(const std::unique_ptr<TextModel> text_model,
             LoadTextModel(options.model_dir, &SystemClock()));
   const auto num_files = static_cast<int64_t>(options.text_files.size());
   const int64_t of_each = (options.tokens + num_files - 1) / num_files;
-  std::vector<std::vector<int32_t>> sequences;
+  TokenSequences sequences;
   int64_t total = 0;
   for (const std::string& file : options.text_files) {
     VARVE_TRY(const std::string text, ReadFile(file));
@@ -104,7 +109,7 @@ Result<std::vector<std::vector<int32_t>>> ReadSequences(const Options& options) 
 }
 
 // Runs the sequences through the model while `collector` looks on.
-Result<void> Observe(LocalWorkerGroup& group, const std::vector<std::vector<int32_t>>& sequences) {
+Result<void> Observe(LocalWorkerGroup& group, const TokenSequences& sequences) {
   int64_t total = 0;
   for (const std::vector<int32_t>& tokens : sequences) {
     total += static_cast<int64_t>(tokens.size());
@@ -163,11 +168,23 @@ CodecTableSet MakeTables(const std::vector<CalibrationSample>& samples,
 }
 
 // Returns the file that was written.
+Result<std::string> WriteTokens(const Options& options,
+                                const ModelConfig& config,
+                                const TokenSequences& sequences) {
+  VARVE_TRY(const ModelWeights weights, LoadWeights(options.model_dir, config));
+  VARVE_RETURN_IF_ERROR(SaveCalibrationTokens(options.tokens_file, weights.model_hash, sequences));
+  return options.tokens_file;
+}
+
+// Returns the file that was written.
 Result<std::string> Calibrate(const Options& options) {
   VARVE_TRY(const std::vector<const Codec*> codecs, ChooseCodecs(options));
-  VARVE_TRY(const auto sequences, ReadSequences(options));
+  VARVE_TRY(const TokenSequences sequences, ReadSequences(options));
   VARVE_TRY(const std::string config_text, ReadFile(options.model_dir + "/config.json"));
   VARVE_TRY(const ModelConfig config, ParseModelConfig(config_text));
+  if (!options.tokens_file.empty()) {
+    return WriteTokens(options, config, sequences);
+  }
   CalibrationCollector collector(config);
   VARVE_TRY(const std::unique_ptr<LocalWorkerGroup> group,
             LocalWorkerGroup::Open({.model_dir = options.model_dir,
@@ -177,8 +194,18 @@ Result<std::string> Calibrate(const Options& options) {
                                     .host_budget_bytes = kHostBytes,
                                     .max_step_tokens = kStepTokens,
                                     .probe = &collector}));
+  std::optional<Sensitivity> sensitivity;
+  if (!options.sensitivity_file.empty()) {
+    VARVE_TRY(
+        sensitivity,
+        Sensitivity::Open(options.sensitivity_file, config, group->model().model_hash, sequences));
+  }
   VARVE_RETURN_IF_ERROR(Observe(*group, sequences));
-  const CodecTableSet tables = MakeTables(collector.Take(), codecs, options.threads);
+  std::vector<CalibrationSample> samples = collector.Take();
+  if (sensitivity) {
+    sensitivity->FillIn(KvPolicy().sink_tokens, &samples);
+  }
+  const CodecTableSet tables = MakeTables(samples, codecs, options.threads);
   const std::string path = options.out_file.empty()
                                ? fmt::format("{}/{}", options.model_dir, kCodecTablesFile)
                                : options.out_file;
@@ -221,6 +248,21 @@ void AddCalibrateCommand(CLI::App& root, Invocation& chosen) {
   command->add_option("--sequence-tokens", options->sequence_tokens, "Tokens of one sequence")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  CLI::Option* sensitivity =
+      command
+          ->add_option(
+              "--sensitivity",
+              options->sensitivity_file,
+              "Gradients of the model's loss, from ops/calibration/gradients with the same "
+              "texts:\nwhat an error counts where nuq codecs are fitted")
+          ->type_name("FILE");
+  command
+      ->add_option("--write-tokens",
+                   options->tokens_file,
+                   "Make no tables: write the tokens that would be looked at, for "
+                   "ops/calibration/gradients")
+      ->type_name("FILE")
+      ->excludes(sensitivity);
   options->threads = NumUsableCores();
   command->add_option("--threads", options->threads, "Threads")
       ->check(CLI::Range(1, 1024))
