@@ -13,6 +13,8 @@
 #include "proto/base/file.h"
 #include "proto/base/log.h"
 #include "worker/codec_tables.h"
+#include "worker/sensitivity.h"
+#include "worker/weights.h"
 
 #include "ops/cli/commands.h"
 #include "ops/cli/exit_code.h"
@@ -29,6 +31,8 @@ struct Options {
   std::vector<std::string> text_files;
   std::vector<std::string> codecs;
   std::string out_file;
+  std::string sensitivity_file;  // empty: none
+  std::string tokens_file;       // empty: make tables
   int64_t tokens = 8192;
   int64_t sequence_tokens = 2048;
   int threads = 0;
@@ -67,12 +71,12 @@ Result<std::vector<const Codec*>> ChooseCodecs(const Options& options) {
 }
 
 // Tokens of all texts, the same number of each as far as they reach, in sequences.
-Result<std::vector<std::vector<int32_t>>> ReadSequences(const Options& options) {
+Result<TokenSequences> ReadSequences(const Options& options) {
   VARVE_TRY(const std::unique_ptr<TextModel> text_model,
             LoadTextModel(options.model_dir, &SystemClock()));
   const auto num_files = static_cast<int64_t>(options.text_files.size());
   const int64_t of_each = (options.tokens + num_files - 1) / num_files;
-  std::vector<std::vector<int32_t>> sequences;
+  TokenSequences sequences;
   for (const std::string& file : options.text_files) {
     VARVE_TRY(const std::string text, ReadFile(file));
     VARVE_TRY(const std::vector<int32_t> tokens, text_model->EncodeDocument(text, false));
@@ -85,11 +89,26 @@ Result<std::vector<std::vector<int32_t>>> ReadSequences(const Options& options) 
 }
 
 // Returns the file that was written.
+Result<std::string> WriteTokens(const Options& options, const TokenSequences& sequences) {
+  VARVE_TRY(const std::string config_text, ReadFile(options.model_dir + "/config.json"));
+  VARVE_TRY(const ModelConfig config, ParseModelConfig(config_text));
+  VARVE_TRY(const ModelWeights weights, LoadWeights(options.model_dir, config));
+  VARVE_RETURN_IF_ERROR(SaveCalibrationTokens(options.tokens_file, weights.model_hash, sequences));
+  return options.tokens_file;
+}
+
+// Returns the file that was written.
 Result<std::string> Calibrate(const Options& options) {
-  TableMaking making{
-      .model_dir = options.model_dir, .sequences = {}, .codecs = {}, .threads = options.threads};
+  TableMaking making{.model_dir = options.model_dir,
+                     .sequences = {},
+                     .codecs = {},
+                     .sensitivity_file = options.sensitivity_file,
+                     .threads = options.threads};
   VARVE_TRY(making.codecs, ChooseCodecs(options));
   VARVE_TRY(making.sequences, ReadSequences(options));
+  if (!options.tokens_file.empty()) {
+    return WriteTokens(options, making.sequences);
+  }
   VARVE_TRY(const MadeTables made, MakeCodecTables(making, ShowProgress));
   const std::string path = options.out_file.empty()
                                ? fmt::format("{}/{}", options.model_dir, kCodecTablesFile)
@@ -133,6 +152,21 @@ void AddCalibrateCommand(CLI::App& root, Invocation& chosen) {
   command->add_option("--sequence-tokens", options->sequence_tokens, "Tokens of one sequence")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  CLI::Option* sensitivity =
+      command
+          ->add_option(
+              "--sensitivity",
+              options->sensitivity_file,
+              "Gradients of the model's loss, from ops/calibration/gradients with the same "
+              "texts:\nwhat an error counts where nuq codecs are fitted")
+          ->type_name("FILE");
+  command
+      ->add_option("--write-tokens",
+                   options->tokens_file,
+                   "Make no tables: write the tokens that would be looked at, for "
+                   "ops/calibration/gradients")
+      ->type_name("FILE")
+      ->excludes(sensitivity);
   options->threads = NumUsableCores();
   command->add_option("--threads", options->threads, "Threads")
       ->check(CLI::Range(1, 1024))

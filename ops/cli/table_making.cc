@@ -10,6 +10,7 @@
 #include "proto/base/file.h"
 #include "worker/calibration.h"
 #include "worker/local_worker_group.h"
+#include "worker/sensitivity.h"
 
 namespace varve::cli {
 namespace {
@@ -120,8 +121,20 @@ Result<MadeTables> MakeCodecTables(const TableMaking& making, const TableProgres
                                     .host_budget_bytes = kHostBytes,
                                     .max_step_tokens = kStepTokens,
                                     .probe = &collector}));
+  std::optional<Sensitivity> sensitivity;
+  if (!making.sensitivity_file.empty()) {
+    VARVE_TRY(sensitivity,
+              Sensitivity::Open(making.sensitivity_file,
+                                config,
+                                group->model().model_hash,
+                                making.sequences));
+  }
   VARVE_RETURN_IF_ERROR(Observe(*group, making.sequences, progress));
-  return MadeTables{Calibrate(collector.Take(), making.codecs, making.threads, progress),
+  std::vector<CalibrationSample> samples = collector.Take();
+  if (sensitivity) {
+    sensitivity->FillIn(KvPolicy().sink_tokens, &samples);
+  }
+  return MadeTables{Calibrate(samples, making.codecs, making.threads, progress),
                     group->model().model_hash};
 }
 

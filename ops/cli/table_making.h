@@ -23,6 +23,7 @@ struct TableMaking {
   std::string model_dir;
   std::vector<std::vector<int32_t>> sequences;  // of tokens; each begins as a context does
   std::vector<const Codec*> codecs;             // each needs tables
+  std::string sensitivity_file = {};  // worker/sensitivity.h, of these sequences; empty: none
   int threads = 1;
 };
 
@@ -42,7 +43,8 @@ std::vector<std::vector<int32_t>> CutSequences(std::span<const int32_t> tokens,
                                                int64_t sequence_tokens);
 
 // Holds keys and values of all sequences in memory, in f32. Errors: kInvalidArgument if there are
-// fewer than kLeastCalibrationTokens; those of opening the model and of its steps.
+// fewer than kLeastCalibrationTokens; those of opening the model and of its steps, and of
+// Sensitivity::Open.
 Result<MadeTables> MakeCodecTables(const TableMaking& making, const TableProgress& progress);
 
 }  // namespace varve::cli

@@ -1,4 +1,5 @@
 // `varve calibrate`: makes tables that a server then uses, and says what is wrong.
+#include <cstring>
 #include <filesystem>
 
 #include <gmock/gmock.h>
@@ -8,6 +9,7 @@
 #include "tests/e2e/server_process.h"
 #include "tests/support/result_matchers.h"
 #include "tests/support/temp_dir.h"
+#include "worker/safetensors.h"
 
 #include "ops/cli/exit_code.h"
 #include <nlohmann/json.hpp>
@@ -69,6 +71,68 @@ TEST_F(CalibrateTest, TheTablesItMakesAreFoundBesideTheModel) {
   EXPECT_LT(rows[0].at("kl_mean"), rows[1].at("kl_mean"));
   EXPECT_LT(rows[1].at("kl_mean"), 0.5);
   EXPECT_LT(rows[2].at("kl_mean"), 0.1);
+}
+
+// The values of one table of a file that `varve calibrate` wrote.
+std::vector<float> TableIn(const std::string& path, const std::string& name) {
+  const auto file = SafetensorsModel::OpenFile(path);
+  EXPECT_OK(file);
+  const Tensor& tensor = file->tensors().at(name);
+  std::vector<float> values(tensor.bytes.size() / sizeof(float));
+  std::memcpy(values.data(), tensor.bytes.data(), tensor.bytes.size());
+  return values;
+}
+
+TEST_F(CalibrateTest, SensitivityMovesWhatIsFittedAndBelongsToItsTokens) {
+  const std::vector<std::string> tokens = {"--text", text_, "--tokens", "600"};
+  const auto calibrate = [&](std::vector<std::string> more) {
+    more.insert(more.end(), tokens.begin(), tokens.end());
+    return Calibrate(more);
+  };
+  const RunResult written = calibrate({"--write-tokens", files_.File("tokens")});
+  ASSERT_EQ(written.exit_code, cli::kExitOk) << written.err;
+  EXPECT_EQ(written.out, files_.File("tokens") + "\n");
+  EXPECT_FALSE(std::filesystem::exists(model_ + "/varve_tables.safetensors"));
+
+  // What ops/calibration/gradients makes of it, with one in eight tokens that counts.
+  const auto file = SafetensorsModel::OpenFile(files_.File("tokens"));
+  ASSERT_OK(file);
+  const size_t num_tokens = file->tensors().at("tokens").shape[0];
+  std::vector<uint16_t> squares(num_tokens * 2 * 64);
+  for (size_t i = 0; i < squares.size(); ++i) {
+    squares[i] = i / 128 % 8 == 7 ? 0x3f80 : 0x3580;  // bf16: 1 and about 10^-6
+  }
+  std::vector<NamedTensor> tensors;
+  for (const auto& [name, tensor] : file->tensors()) {
+    tensors.push_back({name, tensor});
+  }
+  for (int layer = 0; layer < 4; ++layer) {
+    for (const std::string side : {".k", ".v"}) {
+      tensors.push_back(
+          {"layer." + std::to_string(layer) + side,
+           {TensorType::kBf16, {num_tokens, 2, 64}, std::as_bytes(std::span(squares))}});
+    }
+  }
+  const std::string sensitivity = files_.File("sensitivity");
+  ASSERT_OK(SaveSafetensors(sensitivity, tensors));
+  const auto tables = [&](const std::string& out, std::vector<std::string> more) {
+    more.insert(more.end(), {"--codecs", "nuq3,klt2", "--out", files_.File(out)});
+    const RunResult made = calibrate(more);
+    EXPECT_EQ(made.exit_code, cli::kExitOk) << made.err;
+    return files_.File(out);
+  };
+  const std::string without = tables("without", {});
+  const std::string with = tables("with", {"--sensitivity", sensitivity});
+  EXPECT_NE(TableIn(with, "nuq3.v1.layer.2"), TableIn(without, "nuq3.v1.layer.2"));
+  EXPECT_EQ(TableIn(with, "klt2.v1.layer.2"), TableIn(without, "klt2.v1.layer.2"));
+
+  const RunResult other = Calibrate(
+      {"--text", text_, "--tokens", "700", "--codecs", "nuq3", "--sensitivity", sensitivity});
+  EXPECT_EQ(other.exit_code, cli::kExitUsage);
+  EXPECT_THAT(other.err, HasSubstr("was made from other tokens"));
+  const RunResult both = calibrate({"--write-tokens", "x", "--sensitivity", sensitivity});
+  EXPECT_EQ(both.exit_code, cli::kExitUsage);
+  EXPECT_FALSE(std::filesystem::exists(model_ + "/varve_tables.safetensors"));
 }
 
 TEST_F(CalibrateTest, SaysWhatIsWrongAndWritesNothing) {

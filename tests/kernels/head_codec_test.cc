@@ -204,12 +204,15 @@ TEST(NuqCodec, LevelsGoWhereTheSensitivityIs) {
     return std::count_if(
         levels.begin() + first, levels.begin() + first + 8, [](float x) { return x > 0.0F; });
   };
-  EXPECT_GE(positive(0), 7);  // of the keys
-  EXPECT_LE(positive(8), 1);  // of the values
+  EXPECT_GT(positive(0), 4);  // of the keys
+  EXPECT_LT(positive(8), 4);  // of the values
   sample.k_sensitivity.clear();
   sample.v_sensitivity.clear();
   const std::vector<float> even = FindCodec("nuq3").value()->Calibrate(sample).values;
-  EXPECT_NEAR(even[3] + even[4], 0.0F, 0.1F);
+  EXPECT_LT(even[3], 0.0F);  // half of them on either side
+  EXPECT_GT(even[4], 0.0F);
+  EXPECT_LT(even[8 + 3], 0.0F);
+  EXPECT_GT(even[8 + 4], 0.0F);
 }
 
 TEST(NuqCodec, OutliersOfValuesAreKeptAndDoNotWidenTheRange) {
