@@ -32,5 +32,6 @@ const Codec* Skvq4Codec();
 const Codec* Skvq2Codec();
 const Codec* ThinkCodec();
 const Codec* Deco4Codec();
+const Codec* LorcCodec();
 
 }  // namespace varve

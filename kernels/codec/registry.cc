@@ -16,7 +16,7 @@ std::span<const Codec* const> AllCodecs() {
       Kivi4Codec(),      Kivi2Codec(),      Kivi4G32Codec(),   Kivi2G32Codec(), Klt4Codec(),
       Klt3Codec(),       Klt2Codec(),       Nuq4Codec(),       Nuq3Codec(),     Nuq2Codec(),
       Nuq4SparseCodec(), Nuq3SparseCodec(), Nuq2SparseCodec(), Skvq4Codec(),    Skvq2Codec(),
-      ThinkCodec(),      Deco4Codec()};
+      ThinkCodec(),      Deco4Codec(),      LorcCodec()};
   return kCodecs;
 }
 

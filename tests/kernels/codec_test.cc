@@ -45,6 +45,16 @@ TEST_F(CodecOnTarget, DecodedValuesAreWithinTheBound) {
   }
 }
 
+// Sums over dimensions: targets differ by rounding.
+void ExpectNear(const std::vector<float>& actual,
+                const std::vector<float>& expected,
+                const std::string& target) {
+  const double largest = LargestMagnitude(expected);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    ASSERT_NEAR(actual[i], expected[i], 3e-6 * largest) << target;
+  }
+}
+
 TEST_F(CodecOnTarget, EveryTargetWritesTheSameBytesAndReadsTheSameValues) {
   for (const Codec* codec : AllCodecs()) {
     for (const RunShape& shape : kShapes) {
@@ -57,19 +67,17 @@ TEST_F(CodecOnTarget, EveryTargetWritesTheSameBytesAndReadsTheSameValues) {
           ForceSimdTarget(target);
           EXPECT_EQ(EncodeAll(*codec, shape, tokens), bytes) << codec->name() << " " << target.name;
           const Tokens again = DecodeAll(*codec, shape, bytes);
+          if (codec->id() == CodecId::kLorc) {
+            ExpectNear(again.k, decoded.k, target.name);
+            ExpectNear(again.v, decoded.v, target.name);
+            continue;
+          }
           EXPECT_EQ(again.v, decoded.v) << codec->name() << " " << target.name;
           if (!codec->name().starts_with("klt")) {
             EXPECT_EQ(again.k, decoded.k) << codec->name() << " " << target.name;
             continue;
           }
-          // Sums over dimensions: targets differ by rounding.
-          double largest = 0.0;
-          for (const float k : decoded.k) {
-            largest = std::max(largest, std::fabs(static_cast<double>(k)));
-          }
-          for (size_t i = 0; i < decoded.k.size(); ++i) {
-            ASSERT_NEAR(again.k[i], decoded.k[i], 3e-6 * largest) << target.name;
-          }
+          ExpectNear(again.k, decoded.k, target.name);
         }
       }
     }
