@@ -284,6 +284,14 @@ Result<void> Cursor::AddRecordViews(const PageRecord& record, int64_t visible_en
                       run.codec->name(),
                       context.tables == nullptr ? "none" : HashToHex(context.tables->hash))};
     }
+    if (run.codec->sized_by_tables() &&
+        run.encoded.size() !=
+            run.codec->EncodedBytes(deps_.sealer->ShapeOf(run.token_capacity), context.tables)) {
+      ++deps_.counters->checksum_failures;
+      return Error{ErrorCode::kPageCorrupt,
+                   DescribeKey(record.identity.key) +
+                       " is corrupt: a run does not have the size of its tokens and tables"};
+    }
     AddView(run.codec->id(), run.encoded, run.token_capacity, tokens, first_position);
     if (tokens > 0) {
       views_.back().tables = context.tables;

@@ -73,12 +73,14 @@ struct Section {
 // Bytes of a record with these sections.
 size_t PageRecordBytes(std::span<const Section> sections);
 
-// A row for a run of `num_tokens` tokens, capacity for exactly them.
+// A row for a run of `num_tokens` tokens, capacity for exactly them. `tables`: of the codec and the
+// layer; null if the codec has none.
 Section RunSection(const Codec& codec,
                    const PageIdentity& identity,
                    uint16_t layer,
                    int32_t first_token,
-                   int32_t num_tokens);
+                   int32_t num_tokens,
+                   const CodecTables* tables = nullptr);
 // Rows for what each head kept of a pruned run, which is row number `run`.
 Section TokenIndicesSection(const PageIdentity& identity, const Section& kept_run, uint32_t run);
 Section TokenWeightsSection(const PageIdentity& identity, const Section& kept_run, uint32_t run);
@@ -102,7 +104,9 @@ class PageRecordWriter {
   std::vector<std::byte> bytes_;
 };
 
-// One encoded run of a parsed record. Points into the record's bytes.
+// One encoded run of a parsed record. Points into the record's bytes. Where the codec is
+// sized_by_tables(), `encoded` has at most the size of a run; whoever decodes it compares it with
+// the size that the tables say.
 struct PageRun {
   const Codec* codec = nullptr;
   uint16_t layer = 0;

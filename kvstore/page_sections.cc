@@ -7,16 +7,19 @@ Section RunSection(const Codec& codec,
                    const PageIdentity& identity,
                    uint16_t layer,
                    int32_t first_token,
-                   int32_t num_tokens) {
+                   int32_t num_tokens,
+                   const CodecTables* tables) {
   Section section;
   section.kind = SectionKind::kRun;
   section.layer = layer;
   section.codec = codec.id();
   section.codec_version = codec.version();
+  section.tables_hash = tables == nullptr ? 0 : tables->hash;
   section.first_token = first_token;
   section.num_tokens = num_tokens;
   section.token_capacity = num_tokens;
-  section.bytes = codec.EncodedBytes({identity.num_kv_heads, identity.head_dim, num_tokens});
+  section.bytes =
+      codec.EncodedBytes({identity.num_kv_heads, identity.head_dim, num_tokens}, tables);
   return section;
 }
 

@@ -108,9 +108,8 @@ std::vector<Section> Sealer::SealedSections(const ResolvedPolicy& policy,
   }
   if (num_kept > 0) {
     const auto row = static_cast<uint32_t>(sections.size());
-    Section run = RunSection(*policy.codec, identity, layer, sinks, num_kept);
     const RunContext context = ContextOf(*policy.codec, layer, 0);
-    run.tables_hash = context.tables == nullptr ? 0 : context.tables->hash;
+    const Section run = RunSection(*policy.codec, identity, layer, sinks, num_kept, context.tables);
     sections.push_back(run);
     if (pruned) {
       sections.push_back(TokenIndicesSection(identity, run, row));

@@ -52,6 +52,7 @@ enum class CodecId : uint16_t {
   kSkvq2 = 28,
   kThink = 29,
   kDeco4 = 30,
+  kLorc = 31,
   kPca = 34,
   kPcaFine = 35,
 };

@@ -37,5 +37,6 @@ const Codec* Deco4Codec();
 const Codec* Rvq8Codec();
 const Codec* Rvq4Codec();
 const Codec* Rvq8LargeCodec();
+const Codec* LorcCodec();
 
 }  // namespace varve

@@ -19,8 +19,8 @@ std::span<const Codec* const> AllCodecs() {
       Kivi4Codec(),      Kivi2Codec(),      Kivi4G32Codec(),   Kivi2G32Codec(), Klt4Codec(),
       Klt3Codec(),       Klt2Codec(),       Nuq4Codec(),       Nuq3Codec(),     Nuq2Codec(),
       Nuq4SparseCodec(), Nuq3SparseCodec(), Nuq2SparseCodec(), Skvq4Codec(),    Skvq2Codec(),
-      ThinkCodec(),      Deco4Codec(),      Rvq8LargeCodec(),  Rvq8Codec(),     Rvq4Codec(),
-      Pca10Codec(),      Pca16Codec()};
+      ThinkCodec(),      Deco4Codec(),      LorcCodec(),       Rvq8LargeCodec(), Rvq8Codec(),
+      Rvq4Codec(),       Pca10Codec(),      Pca16Codec()};
   return kCodecs;
 }
 

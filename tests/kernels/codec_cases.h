@@ -257,6 +257,7 @@ inline double ErrorBound(const Codec& codec, std::span<const float> row, float v
     case CodecId::kKlt2:
     case CodecId::kPca:
     case CodecId::kPcaFine:
+    case CodecId::kLorc:
       return cut + 12.0 * (range.norm + 10.0) + 1e-15;
     // What a run has in common decides, before RoPE.
     case CodecId::kThink:

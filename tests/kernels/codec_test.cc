@@ -45,14 +45,6 @@ TEST_F(CodecOnTarget, DecodedValuesAreWithinTheBound) {
   }
 }
 
-double LargestOf(const std::vector<float>& x) {
-  double largest = 0.0;
-  for (const float value : x) {
-    largest = std::max(largest, std::fabs(static_cast<double>(value)));
-  }
-  return largest;
-}
-
 void ExpectNear(const std::vector<float>& x,
                 const std::vector<float>& expected,
                 double tolerance,
@@ -76,11 +68,11 @@ TEST_F(CodecOnTarget, EveryTargetWritesTheSameBytesAndReadsTheSameValues) {
           EXPECT_EQ(EncodeAll(*codec, shape, tokens), bytes) << codec->name() << " " << target.name;
           const Tokens again = DecodeAll(*codec, shape, bytes);
           // Sums over dimensions: targets differ by rounding.
-          const bool pca = codec->name().starts_with("pca");
-          const double k_tolerance = pca || codec->name().starts_with("klt") ? 3e-6 : 0.0;
-          const double v_tolerance = pca ? 3e-6 : 0.0;
-          ExpectNear(again.k, decoded.k, k_tolerance * LargestOf(decoded.k), target.name);
-          ExpectNear(again.v, decoded.v, v_tolerance * LargestOf(decoded.v), target.name);
+          const bool both = codec->name().starts_with("pca") || codec->name() == "lorc";
+          const double k_tolerance = both || codec->name().starts_with("klt") ? 3e-6 : 0.0;
+          const double v_tolerance = both ? 3e-6 : 0.0;
+          ExpectNear(again.k, decoded.k, k_tolerance * LargestMagnitude(decoded.k), target.name);
+          ExpectNear(again.v, decoded.v, v_tolerance * LargestMagnitude(decoded.v), target.name);
         }
       }
     }
