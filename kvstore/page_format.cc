@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "kvstore/page_coverage.h"
 #include "kvstore/record_keys.h"
 #include "proto/base/hash.h"
 
@@ -228,6 +229,11 @@ size_t PageRecordBytes(std::span<const Section> sections) {
   return LayOut(copy);
 }
 
+size_t MostRecordBytes(size_t record_bytes, size_t num_sections, size_t section_bytes) {
+  return record_bytes + AlignUp(num_sections * sizeof(SectionBytes)) +
+         AlignUp(section_bytes + num_sections * (kSectionAlignment - 1));
+}
+
 PageRecordWriter::PageRecordWriter(const PageIdentity& identity, std::vector<Section> sections)
     : identity_(identity), sections_(std::move(sections)), bytes_(LayOut(sections_)) {
   VARVE_CHECK(!sections_.empty() && sections_.size() <= kMaxSections);
@@ -330,22 +336,6 @@ Result<void> ParseSection(const SectionBytes& row,
                            row.kind)};
 }
 
-// Runs of a record of one layer lie in token order and leave no token out, unless tokens were
-// pruned.
-Result<void> CheckCoverage(const PageRecord& record) {
-  if (record.is_pruned) {
-    return {};
-  }
-  int32_t covered = 0;
-  for (const PageRun& run : record.runs) {
-    covered = run.first_token == covered ? covered + run.num_tokens : -1;
-  }
-  const bool one_layer = record.identity.key.first_layer == record.identity.key.last_layer;
-  return one_layer && covered != record.identity.num_tokens
-             ? Result<void>(Corrupt(record.identity, "its runs do not cover its tokens"))
-             : Result<void>();
-}
-
 }  // namespace
 
 Result<PageRecord> ParsePageRecord(std::span<const std::byte> bytes, const PageIdentity& expected) {
@@ -370,7 +360,9 @@ Result<PageRecord> ParsePageRecord(std::span<const std::byte> bytes, const PageI
     VARVE_RETURN_IF_ERROR(
         ParseSection(row, i, bytes.subspan(row.offset, row.bytes), expected, run_of_row, record));
   }
-  VARVE_RETURN_IF_ERROR(CheckCoverage(record));
+  if (const std::string_view fault = CoverageFault(record); !fault.empty()) {
+    return Corrupt(expected, fault);
+  }
   return record;
 }
 

@@ -24,7 +24,7 @@ inline constexpr uint16_t kPageFormatVersion = 1;
 inline constexpr size_t kSectionAlignment = 64;
 inline constexpr int32_t kMaxPageTokens = 1 << 16;
 inline constexpr uint16_t kKeyMinMaxVersion = 1;
-// Empty token indices of no run say that every token behind the runs was pruned.
+// Empty token indices of no run say that every token behind the runs was dropped.
 inline constexpr uint32_t kNoRun = UINT32_MAX;
 
 // Embedded on disk: do not change or reuse a value.
@@ -36,9 +36,10 @@ enum class RecordKind : uint8_t {
 // Embedded on disk: do not change or reuse a value.
 enum class SectionKind : uint16_t {
   kRun = 1,  // encoded K and V
-  kTokenIndices =
-      2,  // int32 [num_kv_heads, num_tokens] of a pruned run, offsets from the run's first position
-  kTokenWeights = 3,  // float [num_kv_heads, num_tokens] of a pruned run
+  // int32 [num_kv_heads, num_tokens]: which tokens a run holds that has not all behind the sinks;
+  // offsets from the run's first position
+  kTokenIndices = 2,
+  kTokenWeights = 3,  // float [num_kv_heads, num_tokens] of such a run
   kKeyMinMax = 4,  // bf16 [2, num_kv_heads, head_dim]: lower, then upper bound of the decoded keys
 };
 
@@ -72,6 +73,9 @@ struct Section {
 
 // Bytes of a record with these sections.
 size_t PageRecordBytes(std::span<const Section> sections);
+// The most that a record of `record_bytes` takes with up to `num_sections` more of `section_bytes`
+// together, however these are divided.
+size_t MostRecordBytes(size_t record_bytes, size_t num_sections, size_t section_bytes);
 
 // A row for a run of `num_tokens` tokens, capacity for exactly them. `tables`: of the codec and the
 // layer; null if the codec has none.
@@ -81,7 +85,7 @@ Section RunSection(const Codec& codec,
                    int32_t first_token,
                    int32_t num_tokens,
                    const CodecTables* tables = nullptr);
-// Rows for what each head kept of a pruned run, which is row number `run`.
+// Rows for what each head has in a run that does not have all tokens, which is row number `run`.
 Section TokenIndicesSection(const PageIdentity& identity, const Section& kept_run, uint32_t run);
 Section TokenWeightsSection(const PageIdentity& identity, const Section& kept_run, uint32_t run);
 // A row that says that nothing was kept behind the runs.
@@ -115,15 +119,17 @@ struct PageRun {
   int32_t num_tokens = 0;
   int32_t token_capacity = 0;
   std::span<const std::byte> encoded;
-  const int32_t* token_indices = nullptr;  // [num_kv_heads, num_tokens], null unless pruned
-  const float* token_weights = nullptr;    // [num_kv_heads, num_tokens], null unless pruned
+  // Null for a run of consecutive tokens.
+  const int32_t* token_indices = nullptr;  // [num_kv_heads, num_tokens]
+  const float* token_weights = nullptr;    // [num_kv_heads, num_tokens]
 };
 
 // A parsed record. Points into the record's bytes.
 struct PageRecord {
   PageIdentity identity;
-  std::vector<PageRun> runs;               // in token order
-  bool is_pruned = false;                  // some token is in no run
+  std::vector<PageRun> runs;  // in token order, if they are runs of consecutive tokens
+  // A token policy chose: some tokens are gone, or several runs share them out.
+  bool is_pruned = false;
   std::span<const std::byte> key_min_max;  // bf16 [2, num_kv_heads, head_dim]; empty: none
 };
 

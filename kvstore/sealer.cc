@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <numeric>
 
 #include <fmt/format.h>
 
@@ -88,36 +89,52 @@ int32_t Sealer::NumSinks(const ResolvedPolicy& policy, const PageIdentity& ident
       policy.policy.sink_tokens - identity.first_position, 0, identity.num_tokens));
 }
 
-int32_t Sealer::MostKept(const ResolvedPolicy& policy, const PageIdentity& identity) const {
+TokenBudget Sealer::BudgetOf(const ResolvedPolicy& policy, const PageIdentity& identity) const {
+  return pruner_.BudgetOf(*policy.codec,
+                          policy.policy.keep,
+                          identity.key.first_layer,
+                          identity.num_tokens - NumSinks(policy, identity));
+}
+
+ClassSizes Sealer::SizesOf(const ResolvedPolicy& policy, const PageIdentity& identity) const {
   const int32_t rest = identity.num_tokens - NumSinks(policy, identity);
-  return policy.tokens == nullptr || rest == 0
-             ? rest
-             : policy.tokens->MostKept(
-                   pruner_.BudgetOf(policy.policy.keep, identity.key.first_layer, rest));
+  return policy.tokens == nullptr || rest == 0 ? ClassSizes{rest}
+                                               : policy.tokens->SizesOf(BudgetOf(policy, identity));
+}
+
+bool Sealer::DependsOnData(const ResolvedPolicy& policy, const PageIdentity& identity) const {
+  return policy.tokens != nullptr && policy.tokens->size_depends_on_data() &&
+         identity.num_tokens > NumSinks(policy, identity);
 }
 
 std::vector<Section> Sealer::SealedSections(const ResolvedPolicy& policy,
                                             const PageIdentity& identity,
-                                            int32_t num_kept) const {
+                                            const ClassSizes& sizes) const {
   const uint16_t layer = identity.key.first_layer;
   const int32_t sinks = NumSinks(policy, identity);
-  const bool pruned = num_kept < identity.num_tokens - sinks;
+  const int32_t rest = identity.num_tokens - sinks;
+  const int32_t num_kept = std::accumulate(sizes.begin(), sizes.end(), 0);
   std::vector<Section> sections;
   if (sinks > 0) {
     sections.push_back(RunSection(*policy.exact, identity, layer, 0, sinks));
   }
-  if (num_kept > 0) {
+  for (size_t c = 0; c < policy.num_classes(); ++c) {
+    if (sizes[c] == 0) {
+      continue;
+    }
     const auto row = static_cast<uint32_t>(sections.size());
-    const RunContext context = ContextOf(*policy.codec, layer, 0);
-    const Section run = RunSection(*policy.codec, identity, layer, sinks, num_kept, context.tables);
+    const RunContext context = ContextOf(policy.CodecOf(c), layer, 0);
+    const Section run =
+        RunSection(policy.CodecOf(c), identity, layer, sinks, sizes[c], context.tables);
     sections.push_back(run);
-    if (pruned) {
+    if (sizes[c] < rest) {
       sections.push_back(TokenIndicesSection(identity, run, row));
+      if (policy.tokens->has_weights()) {
+        sections.push_back(TokenWeightsSection(identity, run, row));
+      }
     }
-    if (pruned && policy.tokens->has_weights()) {
-      sections.push_back(TokenWeightsSection(identity, run, row));
-    }
-  } else if (pruned) {
+  }
+  if (num_kept == 0 && rest > 0) {
     sections.push_back(NothingKeptSection(layer));
   }
   // A sliding-window layer reads every page that it keeps: it has no use for bounds.
@@ -137,25 +154,34 @@ RunContext Sealer::ContextOf(const Codec& codec, int32_t layer, int64_t first_po
 }
 
 uint64_t Sealer::SealedBytes(const ResolvedPolicy& policy, const PageIdentity& identity) const {
-  const int32_t most = MostKept(policy, identity);
-  const uint64_t bytes = PageRecordBytes(SealedSections(policy, identity, most));
-  // With one token less there are indices, which can cost more than the token.
-  return policy.tokens != nullptr && policy.tokens->size_depends_on_data() && most > 1
-             ? std::max(bytes, PageRecordBytes(SealedSections(policy, identity, most - 1)))
-             : bytes;
+  const ClassSizes sizes = SizesOf(policy, identity);
+  const uint64_t bytes = PageRecordBytes(SealedSections(policy, identity, sizes));
+  if (!DependsOnData(policy, identity)) {
+    return bytes;
+  }
+  if (policy.num_classes() == 1) {
+    // With one token less there are indices, which can cost more than the token.
+    return sizes[0] > 1
+               ? std::max(bytes, PageRecordBytes(SealedSections(policy, identity, {sizes[0] - 1})))
+               : bytes;
+  }
+  // Runs and indices of all classes, whichever there are, beside what every such page has.
+  const uint64_t one_token = PageRecordBytes(SealedSections(policy, identity, {1}));
+  return MostRecordBytes(
+      one_token, 2 * policy.num_classes(), policy.tokens->MostBytes(BudgetOf(policy, identity)));
 }
 
 int32_t Sealer::KeptTokensOf(const ResolvedPolicy& policy,
                              const PageIdentity& identity,
                              uint64_t record_bytes) const {
-  const int32_t sinks = NumSinks(policy, identity);
-  int32_t kept = MostKept(policy, identity);
-  if (policy.tokens != nullptr && policy.tokens->size_depends_on_data()) {
-    while (kept > 1 && PageRecordBytes(SealedSections(policy, identity, kept)) != record_bytes) {
+  const ClassSizes sizes = SizesOf(policy, identity);
+  int32_t kept = std::accumulate(sizes.begin(), sizes.end(), 0);
+  if (DependsOnData(policy, identity) && policy.num_classes() == 1) {
+    while (kept > 1 && PageRecordBytes(SealedSections(policy, identity, {kept})) != record_bytes) {
       --kept;
     }
   }
-  return sinks + kept;
+  return NumSinks(policy, identity) + kept;
 }
 
 uint64_t Sealer::TailBytes(const ResolvedPolicy& policy, const PageIdentity& identity) const {
@@ -173,46 +199,56 @@ std::vector<std::byte> Sealer::Seal(const ResolvedPolicy& policy,
       ShapeOf(run.token_capacity), 0, identity.num_tokens, run.bytes, {}, k_.data(), v_.data());
   const KeptTokens* kept = Prune(policy, identity, run);
   const int32_t sinks = NumSinks(policy, identity);
-  const int32_t num_kept = kept == nullptr ? identity.num_tokens - sinks : kept->num_kept;
-  const bool pruned = num_kept < identity.num_tokens - sinks;
-  const std::vector<Section> sections = SealedSections(policy, identity, num_kept);
+  const int32_t rest = identity.num_tokens - sinks;
+  const std::vector<Section> sections =
+      SealedSections(policy, identity, kept == nullptr ? ClassSizes{rest} : kept->class_sizes);
   PageRecordWriter writer(identity, sections);
+  int32_t row = 0;   // of k_ and v_: behind the runs that are written
+  size_t entry = 0;  // of indices and weights: the first of the last run
   for (size_t i = 0; i < sections.size(); ++i) {
     const Section& section = sections[i];
-    if (section.kind == SectionKind::kKeyMinMax) {
-      BoundKeys(sinks + num_kept, writer.section(i));
-      continue;
+    const std::span<std::byte> out = writer.section(i);
+    switch (section.kind) {
+      case SectionKind::kKeyMinMax:
+        BoundKeys(row, out);
+        break;
+      case SectionKind::kTokenIndices:
+        if (!out.empty()) {
+          std::memcpy(out.data(), kept->indices.data() + entry, out.size());
+        }
+        break;
+      case SectionKind::kTokenWeights:
+        std::memcpy(out.data(), kept->weights.data() + entry, out.size());
+        break;
+      case SectionKind::kRun: {
+        const bool by_index = row >= sinks && section.num_tokens < rest;
+        entry = static_cast<size_t>(geometry_.num_kv_heads) *
+                static_cast<size_t>(std::max(row - sinks, 0));
+        EncodeRun(identity, section, by_index ? kept->indices.data() + entry : nullptr, row, out);
+        row += section.num_tokens;
+        break;
+      }
     }
-    if (section.kind != SectionKind::kRun) {
-      const bool weights = section.kind == SectionKind::kTokenWeights;
-      std::copy_n(weights ? reinterpret_cast<const std::byte*>(kept->weights.data())
-                          : reinterpret_cast<const std::byte*>(kept->indices.data()),
-                  section.bytes,
-                  writer.section(i).data());
-      continue;
-    }
-    const Codec& codec = section.codec == policy.exact->id() ? *policy.exact : *policy.codec;
-    RunContext context =
-        ContextOf(codec, section.layer, identity.first_position + section.first_token);
-    if (pruned && section.first_token == sinks) {
-      context.token_indices = kept->indices.data();
-      context.num_indices = num_kept;
-    }
-    float* k = k_.data() + static_cast<size_t>(section.first_token) * TokenFloats();
-    float* v = v_.data() + static_cast<size_t>(section.first_token) * TokenFloats();
-    codec.Encode(ShapeOf(section.token_capacity),
-                 0,
-                 section.num_tokens,
-                 k,
-                 v,
-                 TokenFloats(),
-                 context,
-                 writer.section(i));
-    // The bounds are those of the keys that a reader will decode.
-    codec.Decode(
-        ShapeOf(section.token_capacity), 0, section.num_tokens, writer.section(i), context, k, v);
   }
   return std::move(writer).Finish();
+}
+
+void Sealer::EncodeRun(const PageIdentity& identity,
+                       const Section& section,
+                       const int32_t* token_indices,
+                       int32_t row,
+                       std::span<std::byte> out) {
+  const Codec& codec = *FindCodec(section.codec).value();
+  RunContext context =
+      ContextOf(codec, section.layer, identity.first_position + section.first_token);
+  context.token_indices = token_indices;
+  context.num_indices = token_indices == nullptr ? 0 : section.num_tokens;
+  float* k = k_.data() + static_cast<size_t>(row) * TokenFloats();
+  float* v = v_.data() + static_cast<size_t>(row) * TokenFloats();
+  const RunShape shape = ShapeOf(section.token_capacity);
+  codec.Encode(shape, 0, section.num_tokens, k, v, TokenFloats(), context, out);
+  // The bounds are those of the keys that a reader will decode.
+  codec.Decode(shape, 0, section.num_tokens, out, context, k, v);
 }
 
 // A run of which all tokens stay keeps its plain form, without indices, so that it costs what it
@@ -222,12 +258,11 @@ const KeptTokens* Sealer::Prune(const ResolvedPolicy& policy,
                                 const UnsealedRun& run) {
   const int32_t sinks = NumSinks(policy, identity);
   const int32_t rest = identity.num_tokens - sinks;
-  if (policy.tokens == nullptr || rest == 0 ||
-      (MostKept(policy, identity) == rest && !policy.tokens->size_depends_on_data())) {
+  if (!DependsOnData(policy, identity) && SizesOf(policy, identity)[0] == rest) {
     return nullptr;
   }
   return &pruner_.Prune(*policy.tokens,
-                        policy.policy.keep,
+                        BudgetOf(policy, identity),
                         run.queries,
                         {.layer = identity.key.first_layer,
                          .first_position = identity.first_position,

@@ -1,8 +1,9 @@
 // Turns unsealed runs into records and back: sealing (encode, summarise, checksum), and the compact
 // tail records by which an unsealed run survives a restart bit for bit.
 //
-// Pruning is a part of sealing: of the tokens behind the sinks, those that the token policy chooses
-// are gathered and encoded as the run, with their indices (and weights) beside it.
+// Pruning is a part of sealing: of the tokens behind the sinks, those that the token policy places
+// in one of its classes are gathered and encoded as the run of that class, with their indices (and
+// weights) beside it.
 //
 // Holds a workspace of two float pages, sized once for the largest page seen.
 // Threads: one caller at a time.
@@ -26,6 +27,12 @@ struct ResolvedPolicy {
   const Codec* codec = nullptr;
   const Codec* exact = nullptr;
   const TokenPolicy* tokens = nullptr;  // null: all tokens stay
+
+  // Of a class of the token policy; class 0: the context's.
+  const Codec& CodecOf(size_t token_class) const {
+    return token_class == 0 ? *codec : *tokens->further_codecs()[token_class - 1];
+  }
+  size_t num_classes() const { return tokens == nullptr ? 1 : 1 + tokens->further_codecs().size(); }
 
   // Errors: kInvalidArgument naming the field; also for a codec whose tables the model lacks.
   static Result<ResolvedPolicy> Resolve(const KvPolicy& policy, const KvGeometry& geometry);
@@ -56,16 +63,16 @@ class Sealer {
   // The record's size, known without its bytes; the most it may be, where what a page keeps depends
   // on its numbers.
   uint64_t SealedBytes(const ResolvedPolicy& policy, const PageIdentity& identity) const;
-  // Of how many tokens of the page K and V are held: all, unless the policy prunes. With such a
-  // policy that lets the numbers decide, `record_bytes` says how many there are in a record of this
-  // size.
+  // Of how many tokens of the page K and V are held, in whatever codec: all, unless the policy
+  // drops some. With such a policy that lets the numbers decide, `record_bytes` says how many there
+  // are in a record of this size.
   int32_t KeptTokensOf(const ResolvedPolicy& policy,
                        const PageIdentity& identity,
                        uint64_t record_bytes) const;
   uint64_t TailBytes(const ResolvedPolicy& policy, const PageIdentity& identity) const;
 
-  // The record of a full run: sinks in the exact codec, what is kept of the rest in the policy's,
-  // key bounds for global layers. REQUIRES: identity.num_tokens == run.token_capacity.
+  // The record of a full run: sinks in the exact codec, what is kept of the rest in the codecs of
+  // its classes, key bounds for global layers. REQUIRES: identity.num_tokens == run.token_capacity.
   std::vector<std::byte> Seal(const ResolvedPolicy& policy,
                               const PageIdentity& identity,
                               const UnsealedRun& run);
@@ -78,16 +85,28 @@ class Sealer {
 
  private:
   int32_t NumSinks(const ResolvedPolicy& policy, const PageIdentity& identity) const;
-  // The most tokens that stay behind the sinks.
-  int32_t MostKept(const ResolvedPolicy& policy, const PageIdentity& identity) const;
-  // The sections of a record that keeps `num_kept` tokens behind the sinks.
+  // What the token policy has to choose from. REQUIRES: policy.tokens.
+  TokenBudget BudgetOf(const ResolvedPolicy& policy, const PageIdentity& identity) const;
+  // How many tokens of each class stay behind the sinks; the most that may, where the numbers
+  // decide.
+  ClassSizes SizesOf(const ResolvedPolicy& policy, const PageIdentity& identity) const;
+  // True if only the numbers of a page say which of its tokens behind the sinks are where.
+  bool DependsOnData(const ResolvedPolicy& policy, const PageIdentity& identity) const;
+  // The sections of a record that keeps so many tokens behind the sinks.
   std::vector<Section> SealedSections(const ResolvedPolicy& policy,
                                       const PageIdentity& identity,
-                                      int32_t num_kept) const;
+                                      const ClassSizes& sizes) const;
   // Prunes k_ and v_. The result points into the pruner; null: everything stays.
   const KeptTokens* Prune(const ResolvedPolicy& policy,
                           const PageIdentity& identity,
                           const UnsealedRun& run);
+  // Encodes a run from row `row` of k_ and v_ on and leaves there what is decoded of it.
+  // token_indices: as in a RunContext, null for a run of consecutive tokens.
+  void EncodeRun(const PageIdentity& identity,
+                 const Section& section,
+                 const int32_t* token_indices,
+                 int32_t row,
+                 std::span<std::byte> out);
   void BoundKeys(int32_t num_tokens, std::span<std::byte> out) const;
   size_t TokenFloats() const {
     return static_cast<size_t>(geometry_.num_kv_heads) * static_cast<size_t>(geometry_.head_dim);

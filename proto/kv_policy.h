@@ -16,7 +16,7 @@ struct KvPolicy {
       128;  // newest tokens, exact: a page is sealed when all its tokens are older
   // Which tokens stay when a page is sealed: "all", or a token policy (kvstore/tokens).
   std::string tokens = "all";
-  double keep = 1.0;  // share of a sealed page's tokens that stay; the policy's file says how
+  double keep = 1.0;  // share of a sealed page's tokens or bytes that stays: see the policy's file
 
   bool operator==(const KvPolicy&) const = default;
 };

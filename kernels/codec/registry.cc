@@ -14,11 +14,11 @@ namespace varve {
 std::span<const Codec* const> AllCodecs() {
   // One line per codec: this is the list. In the order in which tables show them.
   static const std::array kCodecs = {
-      F32Codec(),        Bf16Codec(),       Int8Codec(),       Fp8Codec(),      Int4Codec(),
-      Int3Codec(),       Int2Codec(),       Rot4Codec(),       Rot3Codec(),     Rot2Codec(),
-      Kivi4Codec(),      Kivi2Codec(),      Kivi4G32Codec(),   Kivi2G32Codec(), Klt4Codec(),
-      Klt3Codec(),       Klt2Codec(),       Nuq4Codec(),       Nuq3Codec(),     Nuq2Codec(),
-      Nuq4SparseCodec(), Nuq3SparseCodec(), Nuq2SparseCodec(), Skvq4Codec(),    Skvq2Codec(),
+      F32Codec(),        Bf16Codec(),       Int8Codec(),       Fp8Codec(),       Int4Codec(),
+      Int3Codec(),       Int2Codec(),       Rot4Codec(),       Rot3Codec(),      Rot2Codec(),
+      Kivi4Codec(),      Kivi2Codec(),      Kivi4G32Codec(),   Kivi2G32Codec(),  Klt4Codec(),
+      Klt3Codec(),       Klt2Codec(),       Nuq4Codec(),       Nuq3Codec(),      Nuq2Codec(),
+      Nuq4SparseCodec(), Nuq3SparseCodec(), Nuq2SparseCodec(), Skvq4Codec(),     Skvq2Codec(),
       ThinkCodec(),      Deco4Codec(),      LorcCodec(),       Rvq8LargeCodec(), Rvq8Codec(),
       Rvq4Codec(),       Pca10Codec(),      Pca16Codec()};
   return kCodecs;

@@ -56,6 +56,38 @@ void ObservedQueries::Observe(int64_t first_position,
   end_seen_ = std::max(end_seen_, to);
 }
 
+void QueryNorms(const ObservedQueries& queries,
+                const KvGeometry& geometry,
+                double share,
+                std::span<float> norms) {
+  VARVE_CHECK(norms.size() == static_cast<size_t>(geometry.num_qo_heads));
+  std::fill(norms.begin(), norms.end(), 0.0F);
+  const auto num_queries = static_cast<size_t>(queries.end_seen() - queries.first_seen());
+  if (num_queries == 0) {
+    return;
+  }
+  const auto head_dim = static_cast<size_t>(geometry.head_dim);
+  const auto rank = static_cast<ptrdiff_t>(share * static_cast<double>(num_queries - 1));
+  std::vector<float> row(head_dim);
+  std::vector<float> of_head(num_queries);
+  for (size_t head = 0; head < norms.size(); ++head) {
+    for (size_t i = 0; i < num_queries; ++i) {
+      Widen(queries.Row(queries.first_seen() + static_cast<int64_t>(i)) + head * head_dim,
+            DType::kBf16,
+            head_dim,
+            row.data());
+      double sum = 0;
+      for (const float x : row) {
+        sum += static_cast<double>(x) * static_cast<double>(x);
+      }
+      // What is not a number has no place in an order.
+      of_head[i] = sum >= 0 ? static_cast<float>(std::sqrt(sum)) : INFINITY;
+    }
+    std::nth_element(of_head.begin(), of_head.begin() + rank, of_head.end());
+    norms[head] = of_head[static_cast<size_t>(rank)];
+  }
+}
+
 uint64_t MassMeter::ScratchBytes(int32_t num_tokens) const {
   return static_cast<uint64_t>(kBlockQueries) *
          static_cast<uint64_t>(geometry_.head_dim + num_tokens) * sizeof(float);

@@ -56,6 +56,13 @@ struct ObservedKeys {
   const float* k = nullptr;  // [num_tokens, num_kv_heads, head_dim]
 };
 
+// norms[h]: the norm that `share` of the observed queries of q head h do not exceed; 0 if there are
+// none. norms: [num_qo_heads]
+void QueryNorms(const ObservedQueries& queries,
+                const KvGeometry& geometry,
+                double share,
+                std::span<float> norms);
+
 // Computes attention mass. Holds scratch memory that grows to the largest page.
 class MassMeter {
  public:

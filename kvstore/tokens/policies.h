@@ -26,6 +26,12 @@ class ScoringPolicy : public TokenPolicy {
 // Writes the tokens by score, the highest first. order: [num_tokens], out. Scores that are not
 // numbers come last.
 void OrderByScore(std::span<const float> scores, std::span<int32_t> order);
+// Places the tokens of each head by score: the highest in class 0, the next in class 1, and so on.
+// scores: [num_kv_heads, num_tokens]
+void PlaceByScore(const PageTokens& page,
+                  std::span<const float> scores,
+                  const ClassSizes& sizes,
+                  KeptTokens& kept);
 // The mass of each kv head: the sum over its q heads. out: [num_kv_heads, num_tokens]
 void SumOverGroups(const PageTokens& page, std::span<float> out);
 
@@ -65,5 +71,7 @@ const TokenPolicy& PrefixKvPolicy();
 const TokenPolicy& DBudgetPolicy();
 const TokenPolicy& KvCrushPolicy();
 const TokenPolicy& BalanceKvPolicy();
+const TokenPolicy& MiKvPolicy();
+const TokenPolicy& QaqPolicy();
 
 }  // namespace varve

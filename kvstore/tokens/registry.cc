@@ -38,6 +38,8 @@ std::span<const TokenPolicy* const> AllTokenPolicies() {
       &DBudgetPolicy(),
       &KvCrushPolicy(),
       &BalanceKvPolicy(),
+      &MiKvPolicy(),
+      &QaqPolicy(),
   };
   return kPolicies;
 }
@@ -49,6 +51,33 @@ int32_t TokenPolicy::MostKept(const TokenBudget& budget) const {
   // A product that is whole but for its last bit is whole.
   const auto share = static_cast<int32_t>(std::ceil(budget.keep * budget.num_tokens - 1e-9));
   return std::min(std::max(share, 1), budget.num_tokens);
+}
+
+uint64_t TokenPolicy::MostBytes(const TokenBudget& budget) const {
+  return ClassBytes(*this, budget, SizesOf(budget));
+}
+
+const Codec& CodecOfClass(const TokenPolicy& policy,
+                          const TokenBudget& budget,
+                          size_t token_class) {
+  return token_class == 0 ? *budget.codec : *policy.further_codecs()[token_class - 1];
+}
+
+uint64_t ClassBytes(const TokenPolicy& policy, const TokenBudget& budget, const ClassSizes& sizes) {
+  uint64_t bytes = 0;
+  for (size_t c = 0; c <= policy.further_codecs().size(); ++c) {
+    if (sizes[c] == 0) {
+      continue;
+    }
+    bytes += CodecOfClass(policy, budget, c)
+                 .EncodedBytes({budget.num_kv_heads, budget.head_dim, sizes[c]});
+    if (sizes[c] < budget.num_tokens) {
+      const uint64_t entries =
+          static_cast<uint64_t>(budget.num_kv_heads) * static_cast<uint64_t>(sizes[c]);
+      bytes += entries * (sizeof(int32_t) + (policy.has_weights() ? sizeof(float) : 0));
+    }
+  }
+  return bytes;
 }
 
 Result<const TokenPolicy*> FindTokenPolicy(const KvPolicy& policy) {

@@ -42,18 +42,35 @@ int32_t ScoringPolicy::NumKept(const PageTokens& /*page*/,
 void ScoringPolicy::Choose(const PageTokens& page,
                            const TokenBudget& budget,
                            KeptTokens& kept) const {
+  std::vector<float> scores(static_cast<size_t>(page.num_kv_heads) *
+                            static_cast<size_t>(page.num_tokens));
+  Scores(page, scores);
+  PlaceByScore(page, scores, {NumKept(page, budget, scores)}, kept);
+}
+
+void PlaceByScore(const PageTokens& page,
+                  std::span<const float> scores,
+                  const ClassSizes& sizes,
+                  KeptTokens& kept) {
   const auto num_tokens = static_cast<size_t>(page.num_tokens);
   const auto num_heads = static_cast<size_t>(page.num_kv_heads);
-  std::vector<float> scores(num_heads * num_tokens);
-  Scores(page, scores);
-  kept.num_kept = NumKept(page, budget, scores);
-  kept.indices.clear();
+  kept.num_kept = std::accumulate(sizes.begin(), sizes.end(), 0);
+  kept.class_sizes = sizes;
   kept.weights.clear();
+  kept.indices.resize(num_heads * static_cast<size_t>(kept.num_kept));
   std::vector<int32_t> order(num_tokens);
   for (size_t head = 0; head < num_heads; ++head) {
-    OrderByScore(std::span(scores).subspan(head * num_tokens, num_tokens), order);
-    std::sort(order.begin(), order.begin() + kept.num_kept);
-    kept.indices.insert(kept.indices.end(), order.begin(), order.begin() + kept.num_kept);
+    OrderByScore(scores.subspan(head * num_tokens, num_tokens), order);
+    size_t placed = 0;  // of a head, in the classes before
+    for (const int32_t size : sizes) {
+      const auto count = static_cast<size_t>(size);
+      const auto tokens = std::span(order).subspan(placed, count);
+      std::sort(tokens.begin(), tokens.end());
+      std::copy(tokens.begin(),
+                tokens.end(),
+                kept.indices.begin() + static_cast<ptrdiff_t>(num_heads * placed + head * count));
+      placed += count;
+    }
   }
 }
 

@@ -1,21 +1,32 @@
-// Token policies: which tokens of a page stay when it is sealed. One file each, listed in one
-// registry (registry.cc), composable with every codec: a policy names tokens, and the kept ones are
-// gathered per kv head and encoded as if they were the run.
+// Token policies: how precisely each token of a page stays when it is sealed, if at all. One file
+// each, listed in one registry (registry.cc), composable with every codec.
+//
+// For each kv head a policy places every token of a page in a class, or nowhere: then it is gone.
+// Class 0 is encoded by the context's codec. A policy may name codecs of further classes, and so
+// keep in few bits what it would otherwise drop. The tokens of a class are gathered per kv head and
+// encoded as if they were a run: a sealed page has one run for each class that is not empty.
 //
 // A policy sees one page of one layer at a time and is a pure function of what it sees, so that
 // what stays depends neither on how many workers there are nor on how the text was cut into steps.
-// Sinks are not offered to it: they always stay. All kv heads keep the same number of tokens.
+// Sinks are not offered to it: they always stay. All kv heads have the same number of tokens in a
+// class.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string_view>
 #include <vector>
 
+#include "kernels/codec/codec.h"
 #include "proto/base/result.h"
 #include "proto/kv_policy.h"
 
 namespace varve {
+
+inline constexpr size_t kMaxTokenClasses = 4;
+// Tokens per kv head in each class; 0 in the classes that a policy does not have.
+using ClassSizes = std::array<int32_t, kMaxTokenClasses>;
 
 // The page that is about to be sealed, without its sinks.
 struct PageTokens {
@@ -29,6 +40,9 @@ struct PageTokens {
   // The attention mass that the observed queries gave each token, summed over the queries; zeros if
   // there were none (observed_queries.h).
   std::span<const float> mass;  // [num_qo_heads, num_tokens]
+  int32_t num_queries = 0;      // that were observed
+  // The norm that one in ten of them exceeds; zeros if there were none.
+  std::span<const float> query_norms;  // [num_qo_heads]
 };
 
 // What a policy may keep of a page.
@@ -37,12 +51,20 @@ struct TokenBudget {
   int32_t layer = 0;
   int32_t num_layers = 1;
   int32_t num_tokens = 0;  // of the page, without its sinks
+  // As what they are encoded: what the bytes of a class depend on.
+  const Codec* codec = nullptr;  // of class 0
+  int32_t num_kv_heads = 0;
+  int32_t head_dim = 0;
 };
 
 struct KeptTokens {
-  int32_t num_kept = 0;          // per kv head
-  std::vector<int32_t> indices;  // [num_kv_heads, num_kept] into the page's tokens, ascending
-  std::vector<float> weights;    // [num_kv_heads, num_kept] if the policy has weights, else empty
+  int32_t num_kept = 0;  // per kv head, in all classes together
+  // Which add up to num_kept. A policy without further classes leaves them at zero.
+  ClassSizes class_sizes{};
+  // Into the page's tokens: class after class, [num_kv_heads, class size] of each, ascending in
+  // each row. [num_kv_heads * num_kept]
+  std::vector<int32_t> indices;
+  std::vector<float> weights;  // like indices if the policy has weights, else empty
 };
 
 class TokenPolicy {
@@ -60,17 +82,33 @@ class TokenPolicy {
   virtual bool has_weights() const { return false; }
   // True if `keep` may be 0: nothing of a sealed page stays but sinks.
   virtual bool may_keep_nothing() const { return false; }
-  // True if Choose may keep fewer tokens than MostKept says.
+  // The codecs of classes 1 and on, the most precise first; such as need no tables, fewer than
+  // kMaxTokenClasses. Empty: tokens are kept or dropped.
+  virtual std::span<const Codec* const> further_codecs() const { return {}; }
+  // True if the numbers decide: without further classes, Choose may keep fewer tokens than MostKept
+  // says; with some, it keeps as many, but their division among the classes is known only then.
   virtual bool size_depends_on_data() const { return false; }
 
   // The number of tokens that stay, or the most that may. ceil(keep * num_tokens), at least one,
   // unless a policy says otherwise.
   virtual int32_t MostKept(const TokenBudget& budget) const;
+  // How they are divided, unless that depends on the numbers: all in class 0, if a policy does not
+  // say otherwise.
+  virtual ClassSizes SizesOf(const TokenBudget& budget) const { return {MostKept(budget)}; }
+  // What the classes may take together, runs and indices: what SizesOf takes, unless a policy says
+  // otherwise.
+  virtual uint64_t MostBytes(const TokenBudget& budget) const;
   // Not called where all tokens stay anyway. `kept` may hold an earlier result.
   virtual void Choose(const PageTokens& page,
                       const TokenBudget& budget,
                       KeptTokens& kept) const = 0;
 };
+
+// The codec of a class.
+const Codec& CodecOfClass(const TokenPolicy& policy, const TokenBudget& budget, size_t token_class);
+// Bytes of the encoded runs of classes of these sizes and of their indices and weights, which a
+// class that holds all of the page's tokens has not.
+uint64_t ClassBytes(const TokenPolicy& policy, const TokenBudget& budget, const ClassSizes& sizes);
 
 // The policy that KvPolicy::tokens names, or null for "all", which prunes nothing. Errors:
 // kInvalidArgument (no such name; the names there are; a `keep` out of its range), kUnsupported (a

@@ -125,7 +125,8 @@ void AddIngestCommand(CLI::App& root, Invocation& chosen) {
   command
       ->add_option("--kv-tokens",
                    options->kv_tokens,
-                   "Which tokens of a new context stay, for example snapkv (default: all)")
+                   "Which tokens of a new context stay, and how precisely, for example snapkv or "
+                   "mikv (default: all)")
       ->type_name("POLICY");
   command
       ->add_option("--keep",

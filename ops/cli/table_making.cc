@@ -124,10 +124,8 @@ Result<MadeTables> MakeCodecTables(const TableMaking& making, const TableProgres
   std::optional<Sensitivity> sensitivity;
   if (!making.sensitivity_file.empty()) {
     VARVE_TRY(sensitivity,
-              Sensitivity::Open(making.sensitivity_file,
-                                config,
-                                group->model().model_hash,
-                                making.sequences));
+              Sensitivity::Open(
+                  making.sensitivity_file, config, group->model().model_hash, making.sequences));
   }
   VARVE_RETURN_IF_ERROR(Observe(*group, making.sequences, progress));
   std::vector<CalibrationSample> samples = collector.Take();

@@ -1,6 +1,9 @@
-// Contexts whose tokens are pruned, through the command line and HTTP on the bundled model: bytes
-// go down, answers come, restarts change nothing, bad choices are refused.
+// Contexts whose tokens are pruned or kept in several codecs, through the command line and HTTP on
+// the bundled model: bytes go down, answers come, restarts change nothing, bad choices are refused.
 #include "kvstore/tokens/token_policy.h"
+
+#include <chrono>
+#include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -93,7 +96,9 @@ TEST_F(TokenPolicyTest, EveryPolicyAnswersTheSameAfterARestart) {
     const RunResult ingested =
         Ingest(name, {"--kv-tokens", name, "--keep", "0.3", "--kv-codec", "rot4"});
     ASSERT_EQ(ingested.exit_code, cli::kExitOk) << name << ": " << ingested.err;
-    EXPECT_LT(Show(name).kept_layer_tokens, Show(name).layer_tokens) << name;
+    EXPECT_EQ(Show(name).kept_layer_tokens < Show(name).layer_tokens,
+              policy->further_codecs().empty())
+        << name;
     answers.push_back(Answer(name));
   }
   server_->Kill();
@@ -103,6 +108,62 @@ TEST_F(TokenPolicyTest, EveryPolicyAnswersTheSameAfterARestart) {
         << AllTokenPolicies()[i]->name();
   }
   EXPECT_EQ(server_->DocumentTokensPrefilled(), 0);
+}
+
+TEST_F(TokenPolicyTest, PoliciesWithSeveralCodecsKeepAllTokensInFewerBytes) {
+  const auto bytes_per_token = [&](const std::string& name, std::vector<std::string> kv) {
+    const RunResult ingested = Ingest(name, std::move(kv));
+    EXPECT_EQ(ingested.exit_code, cli::kExitOk) << ingested.err;
+    const cli::ContextInfo info = Show(name);
+    EXPECT_EQ(info.kept_layer_tokens, info.layer_tokens) << name;
+    return static_cast<double>(info.disk_bytes) / static_cast<double>(info.tokens);
+  };
+  const double whole = bytes_per_token("int8", {"--kv-codec", "int8"});
+  for (const std::string name : {"mikv", "qaq"}) {
+    const auto kv = [&](const char* keep) -> std::vector<std::string> {
+      return {"--kv-codec", "int8", "--kv-tokens", name, "--keep", keep};
+    };
+    const double most = bytes_per_token(name + "-most", kv("0.7"));
+    const double few = bytes_per_token(name + "-few", kv("0.4"));
+    EXPECT_LT(most, whole) << name;
+    EXPECT_LT(few, 0.9 * most) << name;
+    EXPECT_EQ(Show(name + "-few").kv_tokens, name);
+    EXPECT_EQ(Show(name + "-few").kv_keep, 0.4);
+    EXPECT_THAT(RunVarve({"contexts", "show", name + "-few", "--server", server_->url()}).out,
+                HasSubstr("0.4 by " + name + " (100.0 % of all tokens and layers)"));
+  }
+}
+
+// HTTP, without the command line's own checks.
+TEST_F(TokenPolicyTest, ContextsOfSeveralCodecsAreMadeAndRefusedOverHttp) {
+  const auto http = cli::HttpClient::Create(server_->url());
+  ASSERT_OK(http);
+  const auto create = [&](const std::string& name, const Json& kv) {
+    const Json body = {{"name", name}, {"text", document_.text}, {"kv", kv}};
+    const auto response =
+        http->Send({.method = "POST", .target = "/v1/contexts", .body = body.dump()});
+    EXPECT_OK(response);
+    return *response;
+  };
+  for (const char* tokens : {"mikv", "qaq"}) {
+    const auto created = create(tokens, {{"codec", "int8"}, {"tokens", tokens}, {"keep", 0.25}});
+    EXPECT_EQ(created.status, 202) << created.body;
+    EXPECT_EQ(Json::parse(created.body).at("kv").at("tokens"), tokens);
+    for (const double keep : {0.0, -0.5, 1.25}) {
+      const auto refused = create("bad", {{"tokens", tokens}, {"keep", keep}});
+      EXPECT_EQ(refused.status, 400) << refused.body;
+      EXPECT_THAT(refused.body, HasSubstr("keep"));
+    }
+  }
+  EXPECT_FALSE(server_->api().FindContext("bad").value().has_value());
+  // The answer to a POST does not wait until the text is computed.
+  for (const char* tokens : {"mikv", "qaq"}) {
+    for (int tries = 0; tries < 600 && Show(tokens).status != "ready"; ++tries) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
+    EXPECT_EQ(Show(tokens).status, "ready");
+    EXPECT_NE(Answer(tokens).find("content"), std::string::npos);
+  }
 }
 
 TEST_F(TokenPolicyTest, RefusesWhatItCannotKeep) {
@@ -115,6 +176,8 @@ TEST_F(TokenPolicyTest, RefusesWhatItCannotKeep) {
   refused({"--kv-tokens", "clusterkv"}, "selective attention");
   refused({"--kv-tokens", "snapvk", "--keep", "0.5"}, "there are all, streaming");
   refused({"--kv-tokens", "h2o", "--keep", "0"}, "above 0 and at most 1");
+  refused({"--kv-tokens", "mikv", "--keep", "0"}, "above 0 and at most 1");
+  refused({"--kv-tokens", "qaq", "--keep", "0"}, "above 0 and at most 1");
   refused({"--keep", "0.5"}, "name the token policy");
   refused({"--kv-tokens", "h2o", "--keep", "1.5"}, "from 0 to 1");
 }

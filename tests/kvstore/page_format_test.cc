@@ -237,13 +237,15 @@ TEST(PageFormatTest, ReadsPrunedRuns) {
   Poke(stray, kHeaderBytes + kRowBytes + 28, uint32_t{9});
   Rewrite(stray, identity);
   EXPECT_ERROR(ParsePageRecord(stray, identity), ErrorCode::kPageCorrupt);
-  auto outside = record;
-  Poke(outside,
-       static_cast<size_t>(reinterpret_cast<const std::byte*>(parsed->runs[0].token_indices) -
-                           record.data()),
-       int32_t{8});
-  Rewrite(outside, identity);
-  EXPECT_ERROR(ParsePageRecord(outside, identity), ErrorCode::kPageCorrupt);
+  const auto first_index = static_cast<size_t>(
+      reinterpret_cast<const std::byte*>(parsed->runs[0].token_indices) - record.data());
+  // Behind the page; where another token of the head is already.
+  for (const int32_t index : {8, 5}) {
+    auto moved = record;
+    Poke(moved, first_index, index);
+    Rewrite(moved, identity);
+    EXPECT_ERROR(ParsePageRecord(moved, identity), ErrorCode::kPageCorrupt);
+  }
 }
 
 }  // namespace

@@ -18,9 +18,46 @@ double IndexBits(const RunShape& page) {
   return 32.0 / (2.0 * page.head_dim);
 }
 
+// The policy if it has classes beside the context's codec, else null.
+const TokenPolicy* FindMixedPolicy(std::string_view name) {
+  for (const TokenPolicy* policy : AllTokenPolicies()) {
+    if (policy->name() == name && !policy->further_codecs().empty()) {
+      return policy;
+    }
+  }
+  return nullptr;
+}
+
 double KeptBits(const Codec& codec, const PolicyChoice& policy, const RunShape& page) {
   const double bits = codec.BitsPerValue(page);
+  if (const TokenPolicy* mixed = FindMixedPolicy(policy.name)) {
+    const TokenBudget budget{.keep = policy.keep,
+                             .num_tokens = page.token_capacity,
+                             .codec = &codec,
+                             .num_kv_heads = page.num_kv_heads,
+                             .head_dim = page.head_dim};
+    return 8.0 * static_cast<double>(mixed->MostBytes(budget)) /
+           (2.0 * page.num_kv_heads * page.token_capacity * page.head_dim);
+  }
   return policy.keep < 1 ? policy.keep * (bits + IndexBits(page)) : bits;
+}
+
+// The largest share of a policy with several codecs that fits the budget; 0: none does. Their bits
+// rise with the share.
+double ShareWithin(const Codec& codec,
+                   const std::string& policy,
+                   double budget_bits,
+                   const RunShape& page) {
+  constexpr int kHalvings = 40;
+  double fits = 0;
+  double step = 1;
+  for (int i = 0; i < kHalvings; ++i) {
+    step /= 2;
+    if (KeptBits(codec, {policy, fits + step}, page) <= budget_bits) {
+      fits += step;
+    }
+  }
+  return fits;
 }
 
 }  // namespace
@@ -148,12 +185,16 @@ std::vector<Candidate> EqualByteCandidates(std::span<const Codec* const> codecs,
     const double bits = codec->BitsPerValue(page);
     PolicyChoice policy{.name = policy_name, .keep = 1};
     if (bits > budget_bits) {
-      policy.keep = std::min(1.0, budget_bits / (bits + IndexBits(page)));
+      policy.keep = FindMixedPolicy(policy_name) != nullptr
+                        ? ShareWithin(*codec, policy_name, budget_bits, page)
+                        : std::min(1.0, budget_bits / (bits + IndexBits(page)));
     }
-    candidates.push_back({.codec = codec,
-                          .policy = policy,
-                          .bpe = KeptBits(*codec, policy, page),
-                          .budget = budget_bits});
+    if (policy.keep > 0) {
+      candidates.push_back({.codec = codec,
+                            .policy = policy,
+                            .bpe = KeptBits(*codec, policy, page),
+                            .budget = budget_bits});
+    }
   }
   return candidates;
 }

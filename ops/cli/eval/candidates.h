@@ -18,7 +18,7 @@ namespace varve::cli {
 // Keys and values without loss: what everything is compared with.
 inline constexpr std::string_view kExactCodec = "f32";
 
-// A token policy and the share of the tokens that it keeps.
+// A token policy and its share (KvPolicy::keep).
 struct PolicyChoice {
   std::string name = "full";  // of PolicyNames()
   double keep = 1;            // in (0, 1]; 1: every token
@@ -36,7 +36,9 @@ Result<PolicyChoice> ParsePolicyChoice(const std::string& label);
 struct Candidate {
   const Codec* codec = nullptr;
   PolicyChoice policy;
-  double bpe = 0;  // bits kept for each value of a context's tokens, metadata and pruning counted
+  // Bits kept for each value of a context's tokens, metadata and pruning counted; the most of them
+  // where the numbers decide.
+  double bpe = 0;
   std::string tables = {};  // EvalRow::tables
   // The trade-off: bits for each value of a context's tokens that it had to fit; 0: none.
   double budget = 0;
@@ -61,7 +63,8 @@ std::vector<const Codec*> CodecsOf(const std::vector<Candidate>& candidates);
 
 // The same context in the same bytes, from few tokens in many bits to many tokens in few: each of
 // the codecs with the share of tokens that fits `budget_bits` for each value of all tokens. Codecs
-// that fit with all tokens keep them all.
+// that fit with all tokens keep them all. Under a policy that keeps all tokens in several codecs
+// `keep` is the largest with which they fit; codecs that fit with none are left out.
 std::vector<Candidate> EqualByteCandidates(std::span<const Codec* const> codecs,
                                            const std::string& policy_name,
                                            double budget_bits,

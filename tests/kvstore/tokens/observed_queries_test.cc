@@ -134,5 +134,41 @@ TEST(ObservedQueries, NothingObservedIsNoMass) {
   EXPECT_EQ(mass, std::vector<float>(160));
 }
 
+TEST(QueryNorms, AreThoseThatTheShareDoesNotExceed) {
+  const KvGeometry geometry = Geometry();
+  constexpr size_t kRow = 4 * 8;
+  ObservedQueries queries(100, 111, kRow);
+  std::vector<float> q(11 * kRow);
+  for (size_t i = 0; i < 11; ++i) {
+    for (size_t head = 0; head < 4; ++head) {
+      // Norms 0 to 10 in another order, times 1, 2, 3, 4 for the heads.
+      q[i * kRow + head * 8 + i % 8] = static_cast<float>((i * 7 % 11) * (head + 1)) * -1.0F;
+    }
+  }
+  queries.Observe(100, 11, q.data(), kRow);
+  std::vector<float> norms(4);
+  QueryNorms(queries, geometry, 0.9, norms);
+  EXPECT_EQ(norms, (std::vector<float>{9, 18, 27, 36}));
+  QueryNorms(queries, geometry, 0, norms);
+  EXPECT_EQ(norms, std::vector<float>(4));
+  QueryNorms(queries, geometry, 1, norms);
+  EXPECT_EQ(norms, (std::vector<float>{10, 20, 30, 40}));
+  QueryNorms(ObservedQueries(), geometry, 0.9, norms);
+  EXPECT_EQ(norms, std::vector<float>(4));
+}
+
+TEST(QueryNorms, WhatIsNotANumberIsLongest) {
+  const KvGeometry geometry{
+      .num_kv_heads = 1, .head_dim = 2, .layer_windows = {0}, .num_qo_heads = 1};
+  ObservedQueries queries(0, 3, 2);
+  const float q[] = {3, 4, NAN, 1, 0, 1};
+  queries.Observe(0, 3, q, 2);
+  std::vector<float> norms(1);
+  QueryNorms(queries, geometry, 0.5, norms);
+  EXPECT_EQ(norms[0], 5.0F);
+  QueryNorms(queries, geometry, 1, norms);
+  EXPECT_EQ(norms[0], INFINITY);
+}
+
 }  // namespace
 }  // namespace varve

@@ -2,221 +2,17 @@
 #include "kvstore/tokens/page_pruner.h"
 
 #include <cmath>
-#include <cstring>
-#include <map>
-#include <memory>
 
 #include <gtest/gtest.h>
 
 #include "kernels/attend.h"
 #include "kernels/ref/reference_attention.h"
-#include "kvstore/sealer.h"
-#include "proto/base/rng.h"
-#include "tests/kernels/codec_cases.h"
+#include "proto/base/hash.h"
+#include "tests/kvstore/tokens/pruned_page_case.h"
 #include "tests/support/result_matchers.h"
 
 namespace varve {
 namespace {
-
-constexpr int32_t kTokens = 32;
-constexpr int32_t kSinks = 4;
-constexpr int32_t kKvHeads = 2;
-constexpr int32_t kQoHeads = 4;
-constexpr int32_t kHeadDim = 8;
-constexpr uint16_t kLayer = 2;
-constexpr size_t kRow = size_t{kKvHeads} * kHeadDim;
-constexpr size_t kQueryRow = size_t{kQoHeads} * kHeadDim;
-
-// With rotary keys, and tables for the codecs that need some.
-KvGeometry Geometry() {
-  static const auto kTables = [] {
-    auto tables = std::make_shared<CodecTableSet>();
-    for (const Codec* codec : AllCodecs()) {
-      for (int32_t layer = 0; codec->needs_tables() && layer < 4; ++layer) {
-        tables->Add(codec->id(), layer, *TablesFor(*codec, kKvHeads, kHeadDim));
-      }
-    }
-    return tables;
-  }();
-  static const auto kRope =
-      std::make_shared<const Rope>(RopeSpec{.inv_freq = {1.0, 0.3, 0.1, 0.01}});
-  return {.num_kv_heads = kKvHeads,
-          .head_dim = kHeadDim,
-          .layer_windows = {0, 0, 0, 0},
-          .layer_ropes = {kRope, kRope, kRope, kRope},
-          .codec_tables = kTables,
-          .num_qo_heads = kQoHeads,
-          .sm_scale = 0.35F};
-}
-
-// One page of random numbers, the queries that follow it, and its record.
-class PrunedPageCase {
- public:
-  PrunedPageCase(std::string codec, const TokenPolicy* tokens, double keep, int64_t first_position)
-      : sealer_(Geometry()) {
-    KvPolicy policy;
-    policy.codec = std::move(codec);
-    policy.exact_codec = "f32";
-    policy.page_tokens = kTokens;
-    policy.sink_tokens = kSinks;
-    policy.tokens = tokens == nullptr ? "all" : std::string(tokens->name());
-    policy.keep = keep;
-    policy_ = ResolvedPolicy::Resolve(policy, Geometry()).value();
-    sealer_.Reserve(policy_);
-    Rng rng(11);
-    for (size_t i = 0; i < k_.size(); ++i) {
-      k_[i] = rng.NextNormal();
-      v_[i] = rng.NextNormal();
-    }
-    for (float& number : q_) {
-      number = rng.NextNormal();
-    }
-    identity_.key = PageKey{PageKey::Space::kContext, 1, kLayer, kLayer, 0};
-    identity_.num_kv_heads = kKvHeads;
-    identity_.head_dim = kHeadDim;
-    identity_.page_tokens = kTokens;
-    identity_.num_tokens = kTokens;
-    identity_.first_position = first_position;
-    run_.first_position = first_position;
-    run_.token_capacity = kTokens;
-    run_.bytes.resize(policy_.exact->EncodedBytes(sealer_.ShapeOf(kTokens)));
-    policy_.exact->Encode(
-        sealer_.ShapeOf(kTokens), 0, kTokens, k_.data(), v_.data(), kRow, {}, run_.bytes);
-    run_.queries = ObservedQueries(end_position(), end_position() + kTokens, kQueryRow);
-    run_.queries.Observe(end_position(), kTokens, q_.data(), kQueryRow);
-    record_ = sealer_.Seal(policy_, identity_, run_);
-  }
-
-  int64_t end_position() const { return identity_.first_position + kTokens; }
-  int32_t num_sinks() const { return identity_.first_position == 0 ? kSinks : 0; }
-  const std::vector<std::byte>& record() const { return record_; }
-  const Sealer& sealer() const { return sealer_; }
-  const ResolvedPolicy& policy() const { return policy_; }
-  const PageIdentity& identity() const { return identity_; }
-  Result<PageRecord> Parse() const { return ParsePageRecord(record_, identity_); }
-
-  std::vector<KvView> Views(const PageRecord& parsed) const {
-    std::vector<KvView> views;
-    for (const PageRun& run : parsed.runs) {
-      KvView view{run.codec->id()};
-      view.encoded = run.encoded;
-      view.token_capacity = run.token_capacity;
-      view.num_tokens = run.num_tokens;
-      view.first_position = identity_.first_position + run.first_token;
-      view.token_indices = run.token_indices;
-      view.token_weights = run.token_weights;
-      const RunContext context = sealer_.ContextOf(*run.codec, kLayer, view.first_position);
-      view.tables = context.tables;
-      view.rope = context.rope;
-      views.push_back(view);
-    }
-    return views;
-  }
-
-  AttendParams Params(const std::vector<KvView>& views) {
-    positions_.resize(kTokens);
-    for (int32_t i = 0; i < kTokens; ++i) {
-      positions_[static_cast<size_t>(i)] = end_position() + i;
-    }
-    o_.assign(kTokens * kQueryRow, 0.0F);
-    lse_.assign(size_t{kTokens} * kQoHeads, -INFINITY);
-    AttendParams params;
-    params.num_qo_heads = kQoHeads;
-    params.num_kv_heads = kKvHeads;
-    params.head_dim = kHeadDim;
-    params.sm_scale = 0.35F;
-    params.q = q_.data();
-    params.q_stride = kQueryRow;
-    params.positions = positions_;
-    params.views = views;
-    params.o = o_.data();
-    params.lse = lse_.data();
-    return params;
-  }
-
-  const std::vector<float>& k() const { return k_; }
-
-  // Attention over the original tokens, each with its weight (absent: pruned), as a textbook has
-  // it. Returns o of one query and q head.
-  std::vector<double> Expected(int32_t query,
-                               int32_t head,
-                               const std::map<int32_t, double>& weights) const {
-    std::vector<double> o(kHeadDim);
-    double sum = 0;
-    for (const auto& [token, weight] : weights) {
-      const size_t row =
-          static_cast<size_t>(token) * kRow + static_cast<size_t>(head / 2) * kHeadDim;
-      double score = 0;
-      for (size_t d = 0; d < kHeadDim; ++d) {
-        score += static_cast<double>(q_[static_cast<size_t>(query) * kQueryRow +
-                                        static_cast<size_t>(head) * kHeadDim + d]) *
-                 k_[row + d];
-      }
-      const double p = weight * std::exp(0.35F * score);
-      sum += p;
-      for (size_t d = 0; d < kHeadDim; ++d) {
-        o[d] += p * v_[row + d];
-      }
-    }
-    for (double& value : o) {
-      value /= sum;
-    }
-    return o;
-  }
-
-  // What the policy chooses of this page for one kv head, by token of the page.
-  std::map<int32_t, double> Chosen(int32_t kv_head) const {
-    std::vector<float> mass(size_t{kQoHeads} * kTokens);
-    MassMeter meter(Geometry());
-    meter.Measure(
-        run_.queries,
-        {.first_position = identity_.first_position, .num_tokens = kTokens, .k = k_.data()},
-        mass);
-    const int32_t sinks = num_sinks();
-    const int32_t rest = kTokens - sinks;
-    std::vector<float> behind;
-    for (int32_t head = 0; head < kQoHeads; ++head) {
-      const auto row = mass.begin() + static_cast<ptrdiff_t>(head) * kTokens;
-      behind.insert(behind.end(), row + sinks, row + kTokens);
-    }
-    KeptTokens kept;
-    policy_.tokens->Choose({rest,
-                            kKvHeads,
-                            kQoHeads,
-                            kHeadDim,
-                            0.35F,
-                            k_.data() + static_cast<size_t>(sinks) * kRow,
-                            v_.data() + static_cast<size_t>(sinks) * kRow,
-                            behind},
-                           {policy_.policy.keep, kLayer, 4, rest},
-                           kept);
-    std::map<int32_t, double> weights;
-    for (int32_t token = 0; token < sinks; ++token) {
-      weights[token] = 1;
-    }
-    for (int32_t i = 0; i < kept.num_kept; ++i) {
-      const auto at = static_cast<size_t>(kv_head * kept.num_kept + i);
-      weights[sinks + kept.indices[at]] = kept.weights.empty() ? 1 : kept.weights[at];
-    }
-    return weights;
-  }
-
-  const float* o() const { return o_.data(); }
-  const float* lse() const { return lse_.data(); }
-
- private:
-  Sealer sealer_;
-  ResolvedPolicy policy_;
-  PageIdentity identity_;
-  UnsealedRun run_;
-  std::vector<float> k_ = std::vector<float>(kTokens * kRow);
-  std::vector<float> v_ = std::vector<float>(kTokens * kRow);
-  std::vector<float> q_ = std::vector<float>(kTokens * kQueryRow);
-  std::vector<std::byte> record_;
-  std::vector<int64_t> positions_;
-  std::vector<float> o_;
-  std::vector<float> lse_;
-};
 
 TEST(PagePruner, AttentionOverAPrunedPageIsThatOverTheKeptTokensWithTheirWeights) {
   for (const TokenPolicy* tokens : AllTokenPolicies()) {
@@ -230,9 +26,9 @@ TEST(PagePruner, AttentionOverAPrunedPageIsThatOverTheKeptTokensWithTheirWeights
       AttendScratch scratch;
       Attend(page.Params(views), scratch, team);
       for (int32_t head = 0; head < kQoHeads; ++head) {
-        const std::map<int32_t, double> weights = page.Chosen(head / 2);
+        const auto chosen = page.Chosen(head / 2);
         for (int32_t query = 0; query < kTokens; ++query) {
-          const std::vector<double> want = page.Expected(query, head, weights);
+          const std::vector<double> want = page.Expected(query, head, chosen);
           for (size_t d = 0; d < kHeadDim; ++d) {
             ASSERT_NEAR(page.o()[static_cast<size_t>(query) * kQueryRow +
                                  static_cast<size_t>(head) * kHeadDim + d],
@@ -324,6 +120,49 @@ TEST(PagePruner, APageOfWhichAllStaysIsSealedAsIfNothingPruned) {
   PrunedPageCase pruned("int8", *AllTokenPolicies().begin(), 1.0, 0);
   PrunedPageCase plain("int8", nullptr, 1.0, 0);
   EXPECT_EQ(pruned.record(), plain.record());
+}
+
+// What was sealed before there were classes is sealed the same way now.
+TEST(PagePruner, RecordsOfPoliciesWithoutFurtherClassesDoNotChange) {
+  struct Golden {
+    const char* tokens;
+    const char* codec;
+    uint64_t hash;
+  };
+  const Golden goldens[] = {
+      {"streaming", "int8", 0xd266aee12d748b98},
+      {"streaming", "rot4", 0xce06716b8ed62133},
+      {"l2norm", "int8", 0xb636a3560cbbfd37},
+      {"l2norm", "rot4", 0x799eb8ac3c9f905f},
+      {"h2o", "int8", 0x6b22dee190802b4a},
+      {"h2o", "rot4", 0x99a8af5547a4ab11},
+      {"snapkv", "int8", 0xb6d342815cd154da},
+      {"snapkv", "rot4", 0xbbfa31ce9f7858d6},
+      {"pyramidkv", "int8", 0xf0aedf536e691121},
+      {"pyramidkv", "rot4", 0xf032973d304c1c55},
+      {"prefixkv", "int8", 0x5eaf9ab4a73e9f83},
+      {"prefixkv", "rot4", 0x9ebae93701f04e55},
+      {"dbudget", "int8", 0xb9f36a511c0e8aa2},
+      {"dbudget", "rot4", 0x85e9075beb2f91f3},
+      {"kvcrush", "int8", 0x6311fa819d5b97bb},
+      {"kvcrush", "rot4", 0xbcb31e92959fa79b},
+      {"balancekv", "int8", 0x740a78b6c03e43a5},
+      {"balancekv", "rot4", 0x57dd0ade47a9aed6},
+  };
+  for (const Golden& golden : goldens) {
+    KvPolicy policy;
+    policy.tokens = golden.tokens;
+    policy.keep = 0.5;
+    uint64_t hash = 0;
+    for (const double keep : {0.05, 0.4, 0.95}) {
+      for (const int64_t first_position : {int64_t{0}, int64_t{kTokens}}) {
+        const PrunedPageCase page(
+            golden.codec, FindTokenPolicy(policy).value(), keep, first_position);
+        hash = Hash64(page.record(), hash);
+      }
+    }
+    EXPECT_EQ(hash, golden.hash) << golden.tokens << ' ' << golden.codec;
+  }
 }
 
 TEST(PagePruner, NothingButSinksIsLeftWhereNothingIsKept) {

@@ -5,6 +5,29 @@
 namespace varve {
 namespace {
 
+// Each head's tokens ascend within a class and are in no other.
+void ExpectDistinctInOrder(const TestPage& page, const KeptTokens& kept) {
+  ClassSizes sizes = kept.class_sizes;
+  if (sizes == ClassSizes{}) {
+    sizes = {kept.num_kept};
+  }
+  std::vector<std::set<int32_t>> seen(static_cast<size_t>(page.num_kv_heads));
+  size_t entry = 0;
+  for (const int32_t size : sizes) {
+    for (std::set<int32_t>& head : seen) {
+      int32_t previous = -1;
+      for (int32_t i = 0; i < size; ++i) {
+        const int32_t token = kept.indices[entry++];
+        ASSERT_GT(token, previous);
+        ASSERT_LT(token, page.num_tokens);
+        ASSERT_TRUE(head.insert(token).second);
+        previous = token;
+      }
+    }
+  }
+  ASSERT_EQ(entry, kept.indices.size());
+}
+
 TEST(TokenPolicies, KeepDistinctTokensInOrderAndNoMoreThanTheySaid) {
   for (const TokenPolicy* policy : AllTokenPolicies()) {
     for (const int32_t tokens : {1, 2, 7, 32, 129}) {
@@ -17,17 +40,17 @@ TEST(TokenPolicies, KeepDistinctTokensInOrderAndNoMoreThanTheySaid) {
         ASSERT_GE(kept.num_kept, 1);
         ASSERT_LE(kept.num_kept, most);
         ASSERT_LE(most, tokens);
-        if (!policy->size_depends_on_data()) {
+        if (!policy->size_depends_on_data() || !policy->further_codecs().empty()) {
           ASSERT_EQ(kept.num_kept, most);
+        }
+        if (!policy->further_codecs().empty()) {
+          ASSERT_LE(ClassBytes(*policy, page.Budget(keep), kept.class_sizes),
+                    policy->MostBytes(page.Budget(keep)));
         }
         const auto entries = static_cast<size_t>(page.num_kv_heads * kept.num_kept);
         ASSERT_EQ(kept.indices.size(), entries);
         ASSERT_EQ(kept.weights.size(), policy->has_weights() ? entries : 0);
-        for (size_t i = 0; i < entries; ++i) {
-          const bool first_of_head = i % static_cast<size_t>(kept.num_kept) == 0;
-          ASSERT_GE(kept.indices[i], first_of_head ? 0 : kept.indices[i - 1] + 1);
-          ASSERT_LT(kept.indices[i], tokens);
-        }
+        ExpectDistinctInOrder(page, kept);
       }
     }
   }
@@ -71,6 +94,31 @@ TEST(TokenPolicies, ShareOfTokensIsRoundedUpButNotByRoundingErrors) {
   EXPECT_EQ(policy.MostKept({0.1, 2, 4, 31}), 4);
   EXPECT_EQ(policy.MostKept({0.001, 2, 4, 31}), 1);
   EXPECT_EQ(policy.MostKept({1, 2, 4, 31}), 31);
+}
+
+// What a page's bytes may be is asked for before there are tables.
+TEST(TokenPolicies, CodecsOfFurtherClassesNeedNoTables) {
+  for (const TokenPolicy* policy : AllTokenPolicies()) {
+    ASSERT_LT(policy->further_codecs().size(), kMaxTokenClasses);
+    for (const Codec* codec : policy->further_codecs()) {
+      EXPECT_FALSE(codec->needs_tables()) << policy->name();
+    }
+  }
+}
+
+TEST(TokenPolicies, AClassOfAllTokensHasNoIndices) {
+  const TestPage page(3, 32, 64);
+  const TokenBudget budget = page.Budget(0.5);
+  const TokenPolicy& policy = PolicyNamed("mikv");
+  const Codec& rot2 = *FindCodec(CodecId::kRot2).value();
+  const RunShape whole{page.num_kv_heads, page.head_dim, 32};
+  const RunShape half{page.num_kv_heads, page.head_dim, 16};
+  EXPECT_EQ(ClassBytes(policy, budget, {32}), page.codec->EncodedBytes(whole));
+  EXPECT_EQ(ClassBytes(policy, budget, {0, 32}), rot2.EncodedBytes(whole));
+  EXPECT_EQ(ClassBytes(policy, budget, {16, 16}),
+            page.codec->EncodedBytes(half) + rot2.EncodedBytes(half) + 2 * 32 * sizeof(int32_t));
+  EXPECT_EQ(ClassBytes(PolicyNamed("kvcrush"), budget, {16}),
+            page.codec->EncodedBytes(half) + 2 * 16 * (sizeof(int32_t) + sizeof(float)));
 }
 
 TEST(TokenPolicies, OrderByScorePutsTheNewerOfEqualsFirst) {

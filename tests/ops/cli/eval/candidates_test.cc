@@ -109,5 +109,39 @@ TEST(EqualBytes, EveryCodecWithItsShareOfTokensTakesTheBudget) {
   EXPECT_EQ(candidates[3].bpe, codecs[3]->BitsPerValue(kPage));
 }
 
+TEST(Candidates, OfPoliciesWithSeveralCodecsCountThemAll) {
+  EvalOptions options;
+  options.codecs = {"int8"};
+  options.policies = {"mikv:0.25", "mikv:1", "qaq:0.5", "qaq:0.01"};
+  const auto candidates = MakeCandidates(options, kPage, false);
+  ASSERT_OK(candidates);
+  ASSERT_EQ(candidates->size(), 4U);
+  // 32 tokens in 8.25 bits, 96 in 2.25, and an index of 32 bits for 128 values.
+  EXPECT_NEAR(candidates->at(0).bpe, 0.25 * 8.25 + 0.75 * 2.25 + 0.25, 1e-9);
+  EXPECT_EQ(candidates->at(1).bpe, 8.25);
+  EXPECT_NEAR(candidates->at(2).bpe, 0.5 * 8.25, 1e-3);
+  EXPECT_EQ(candidates->at(3).bpe, 2.25);  // rot2 for all is the least there is
+  EXPECT_EQ(candidates->at(0).Kv().tokens, "mikv");
+  EXPECT_EQ(candidates->at(0).Kv().keep, 0.25);
+}
+
+TEST(EqualBytes, PoliciesWithSeveralCodecsGetTheLargestShareThatFits) {
+  const std::vector<const Codec*> codecs = {
+      CodecOf("bf16"), CodecOf("int8"), CodecOf("rot4"), CodecOf("rot2")};
+  for (const char* policy : {"mikv", "qaq"}) {
+    const auto candidates = EqualByteCandidates(codecs, policy, 3.5, kPage);
+    ASSERT_EQ(candidates.size(), 4U) << policy;
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_LE(candidates[i].bpe, 3.5);
+      EXPECT_NEAR(candidates[i].bpe, 3.5, 16.0 / 128) << policy;  // one token more or less
+    }
+    EXPECT_EQ(candidates[3].policy.keep, 1);
+  }
+  // Two classes with indices never fit what the coarse one takes alone.
+  const auto none = EqualByteCandidates(codecs, "mikv", 2.25, kPage);
+  ASSERT_EQ(none.size(), 1U);
+  EXPECT_EQ(none[0].codec->name(), "rot2");
+}
+
 }  // namespace
 }  // namespace varve::cli
