@@ -63,7 +63,9 @@ Result<std::vector<const Codec*>> ChooseCodecs(const Options& options) {
     chosen.push_back(codec);
   }
   for (const Codec* codec : AllCodecs()) {
-    if (options.codecs.empty() && codec->needs_tables()) {
+    // Its large codebooks take longer than all other tables together.
+    const bool by_name_only = codec->id() == CodecId::kRvq8Large;
+    if (options.codecs.empty() && codec->needs_tables() && !by_name_only) {
       chosen.push_back(codec);
     }
   }
@@ -141,7 +143,7 @@ void AddCalibrateCommand(CLI::App& root, Invocation& chosen) {
   command->add_option("--text", options->text_files, "Texts like those that will be served")
       ->required()
       ->type_name("FILE");
-  command->add_option("--codecs", options->codecs, "Codecs to make tables for (default: all)")
+  command->add_option("--codecs", options->codecs, "Codecs to make tables for (default: all but rvq8-2k)")
       ->delimiter(',')
       ->type_name("NAME");
   command->add_option("--out", options->out_file, "File to write (default: in the model directory)")

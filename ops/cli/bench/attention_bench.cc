@@ -112,7 +112,7 @@ Workload::Workload(const AttentionBenchOptions& options,
     if (page < kDistinctPages) {
       const std::vector<float> k = Normals(token_values * shape.token_capacity, 2 * page);
       const std::vector<float> v = Normals(token_values * shape.token_capacity, 2 * page + 1);
-      std::vector<std::byte>& bytes = pages_.emplace_back(codec.EncodedBytes(shape, &tables_));
+      std::vector<std::byte>& bytes = pages_.emplace_back(codec.EncodedBytes(shape, tables_));
       codec.Encode(shape,
                    0,
                    shape.token_capacity,
