@@ -143,7 +143,9 @@ void AddCalibrateCommand(CLI::App& root, Invocation& chosen) {
   command->add_option("--text", options->text_files, "Texts like those that will be served")
       ->required()
       ->type_name("FILE");
-  command->add_option("--codecs", options->codecs, "Codecs to make tables for (default: all but rvq8-2k)")
+  command
+      ->add_option(
+          "--codecs", options->codecs, "Codecs to make tables for (default: all but rvq8-2k)")
       ->delimiter(',')
       ->type_name("NAME");
   command->add_option("--out", options->out_file, "File to write (default: in the model directory)")

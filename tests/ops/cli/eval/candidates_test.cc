@@ -113,7 +113,7 @@ TEST(Candidates, OfPoliciesWithSeveralCodecsCountThemAll) {
   EvalOptions options;
   options.codecs = {"int8"};
   options.policies = {"mikv:0.25", "mikv:1", "qaq:0.5", "qaq:0.01"};
-  const auto candidates = MakeCandidates(options, kPage, false);
+  const auto candidates = MakeCandidates(options, kPage);
   ASSERT_OK(candidates);
   ASSERT_EQ(candidates->size(), 4U);
   // 32 tokens in 8.25 bits, 96 in 2.25, and an index of 32 bits for 128 values.
