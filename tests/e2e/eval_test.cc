@@ -227,7 +227,9 @@ TEST_F(EvalTest, WithoutPythonEverythingButThePlotsIsWritten) {
 }
 
 TEST_F(EvalTest, Int8WeightsAreComparedWithTheStoredOnes) {
-  const RunResult result = Eval({"--text",
+  const RunResult result = Eval({"--parts",
+                                 "divergence",
+                                 "--text",
                                  text_,
                                  "--tokens",
                                  "400",
