@@ -108,7 +108,7 @@ void AddWhat(CLI::App* command, EvalOptions* options) {
       ->delimiter(',')
       ->type_name("NAME")
       ->capture_default_str();
-  command->add_option("--codecs", options->codecs, "Codecs to compare (default: all)")
+  command->add_option("--codecs", options->codecs, "Codecs to compare (default: all but rvq8-2k)")
       ->delimiter(',')
       ->type_name("NAME");
   command->add_option("--policies", options->policies, "Token policies, NAME or NAME:KEEP")

@@ -259,10 +259,10 @@ TEST_F(EvalTest, SaysWhatIsWrong) {
   const RunResult weights = Eval({"--text", text_, "--weights", "int4"});
   EXPECT_EQ(weights.exit_code, cli::kExitUsage);
   EXPECT_THAT(weights.err, HasSubstr("--weights: int4 not in {auto,int8}"));
-  const RunResult too_short = Eval({"--text", text_, "--tokens", "400000"});
+  const RunResult too_short = Eval({"--text", text_, "--tokens", "400000", "--codecs", "rot4"});
   EXPECT_EQ(too_short.exit_code, cli::kExitUsage);
   EXPECT_THAT(too_short.err, HasSubstr("2 sequences of 400000 need"));
-  const RunResult unscored = Eval({"--text", text_, "--tokens", "256"});
+  const RunResult unscored = Eval({"--text", text_, "--tokens", "256", "--codecs", "rot4"});
   EXPECT_EQ(unscored.exit_code, cli::kExitUsage);
   EXPECT_THAT(unscored.err, HasSubstr("more than 256 tokens"));
   const std::vector<std::pair<std::vector<std::string>, std::string>> refused = {
@@ -273,9 +273,11 @@ TEST_F(EvalTest, SaysWhatIsWrong) {
       {{"--policies", "forget"}, "there is no token policy 'forget'; there are: full"},
       {{"--bits", "0.5"}, "--bits 0.5"},
       {{"--outliers", "0"}, "--outliers 0"},
-      {{"--parts", "retrieval", "--document-tokens", "100"}, "documents of 100 tokens"},
-      {{"--parts", "retrieval", "--document-tokens", "20000000"}, "must fit the model's"},
-      {{"--tokens", "20000000", "--sequences", "1"}, "more than the model's"}};
+      {{"--parts", "retrieval", "--document-tokens", "100", "--codecs", "rot4"},
+       "documents of 100 tokens"},
+      {{"--parts", "retrieval", "--document-tokens", "20000000", "--codecs", "rot4"},
+       "must fit the model's"},
+      {{"--tokens", "20000000", "--sequences", "1", "--codecs", "rot4"}, "more than the model's"}};
   ASSERT_OK(WriteFileAtomically(files_.File("short"), "A few words."));
   for (const auto& [arguments, says] : refused) {
     const RunResult result = Eval(arguments);

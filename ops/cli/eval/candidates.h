@@ -53,7 +53,8 @@ struct Candidate {
 // How a context is kept that everything is compared with.
 KvPolicy ExactKv();
 
-// Every codec of options.codecs (empty: of the registry, except for the exact one) with every
+// Every codec of options.codecs (empty: of the registry, except for the exact one and for rvq8-2k,
+// whose tables take long to make) with every
 // policy of options.policies, of at most options.max_bits. `page`: the shape of a page, for the
 // bits. kInvalidArgument naming what is unknown, or if nothing is left.
 Result<std::vector<Candidate>> MakeCandidates(const EvalOptions& options, const RunShape& page);
