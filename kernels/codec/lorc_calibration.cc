@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "kernels/codec/lorc_block.h"
-#include "kernels/codec/query_weights.h"
+#include "kernels/codec/query_metric.h"
 #include "proto/base/check.h"
 
 #include <Eigen/Dense>
@@ -23,22 +23,6 @@ struct Directions {
   Eigen::MatrixXd vectors;   // columns
   Eigen::VectorXd energies;  // s^2
 };
-
-// S. The sample's queries are from before RoPE, which averages over each pair's two channels.
-Eigen::MatrixXd KeyMetric(const CalibrationSample& sample, size_t kv_head) {
-  const std::vector<double> weights = QueryWeights(sample, kv_head);
-  const auto n = static_cast<Eigen::Index>(weights.size());
-  const Eigen::MatrixXd diagonal =
-      Eigen::Map<const Eigen::VectorXd>(weights.data(), n).asDiagonal();
-  if (sample.has_rope) {
-    return diagonal.cwiseSqrt();
-  }
-  const Eigen::Map<const Eigen::MatrixXd> moment(
-      sample.q_moment.data() + static_cast<Eigen::Index>(kv_head) * n * n, n, n);
-  Eigen::MatrixXd full = (moment + moment.transpose()) / 2.0;
-  full.diagonal().array() += 1e-4 * diagonal.trace() / static_cast<double>(n);
-  return Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>(full).operatorSqrt();
-}
 
 // x: the sample's keys or values.
 Directions DirectionsOf(const CalibrationSample& sample,
@@ -120,7 +104,8 @@ CodecTables CalibrateLorc(const CalibrationSample& sample) {
     std::vector<Directions> found;
     for (size_t head = 0; head < heads; ++head) {
       found.push_back(
-          is_key ? DirectionsOf(sample, sample.k, head, KeyMetric(sample, head))
+          is_key ? DirectionsOf(
+                       sample, sample.k, head, QueryMetric(sample, static_cast<int32_t>(head)))
                  : DirectionsOf(sample,
                                 sample.v,
                                 head,
