@@ -215,6 +215,9 @@ class RvqCodec final : public HeadCodec {
                   size_t num_tokens,
                   const float* x,
                   std::byte* out) const {
+    if (num_tokens == 0) {
+      return;
+    }
     const size_t num_groups = RvqGroups(block.head_dim);
     const size_t row_bytes = RvqRowBytes(format_, block.head_dim);
     std::vector<uint16_t> scales(num_tokens);

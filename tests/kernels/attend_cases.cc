@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <sstream>
+#include <utility>
 
 #include "proto/base/check.h"
 #include "tests/kernels/codec_cases.h"
@@ -30,14 +31,26 @@ std::vector<int64_t> LastPositions(int32_t kv_len, int32_t count) {
   return positions;
 }
 
-AttendProblem::AttendProblem(const AttendCase& attend_case) : case_(attend_case) {
-  Rng rng(case_.seed);
+AttendProblem::AttendProblem(const AttendCase& attend_case)
+    : case_(attend_case), rng_after_views_(case_.seed) {
   encoded_.reserve(case_.views.size());
   indices_.reserve(case_.views.size());
   weights_.reserve(case_.views.size());
   for (const ViewCase& view : case_.views) {
-    AddView(view, &rng);
+    AddView(view, &rng_after_views_);
   }
+  DrawQueries();
+}
+
+void AttendProblem::Ask(std::vector<int64_t> positions, int64_t window, float logit_softcap) {
+  case_.positions = std::move(positions);
+  case_.window = window;
+  case_.logit_softcap = logit_softcap;
+  DrawQueries();
+}
+
+void AttendProblem::DrawQueries() {
+  Rng rng = rng_after_views_;
   q_.resize(case_.positions.size() * case_.num_qo_heads() * case_.head_dim);
   for (float& value : q_) {
     value = rng.NextNormal();
@@ -169,12 +182,17 @@ std::string CompareArrays(const std::vector<float>& actual,
 }
 
 std::string CheckAgainstReference(const AttendCase& attend_case, ThreadTeam& team) {
+  AttendProblem problem(attend_case);
+  return CheckAgainstReference(problem, team);
+}
+
+std::string CheckAgainstReference(AttendProblem& problem, ThreadTeam& team) {
+  const AttendCase& attend_case = problem.attend_case();
   // kernels/README.md, "Tolerances".
   double tolerance = 0.0;
   for (const ViewCase& view : attend_case.views) {
     tolerance = std::max(tolerance, AttendTolerance(view.codec));
   }
-  AttendProblem problem(attend_case);
   problem.Run(team);
   const std::vector<float> o = problem.o();
   const std::vector<float> lse = problem.lse();

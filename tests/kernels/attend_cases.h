@@ -50,6 +50,9 @@ class AttendProblem {
   const std::vector<KvView>& views() const { return views_; }
   std::vector<float>& q() { return q_; }
 
+  // Other questions to the same views, with queries drawn as for a new problem.
+  void Ask(std::vector<int64_t> positions, int64_t window, float logit_softcap);
+
   // Outputs start as the empty state; they live until the next call.
   AttendParams Params();
   // Runs Attend over all views with a fresh state.
@@ -61,8 +64,10 @@ class AttendProblem {
 
  private:
   void AddView(const ViewCase& view, Rng* rng);
+  void DrawQueries();
 
   AttendCase case_;
+  Rng rng_after_views_;
   std::vector<std::vector<std::byte>> encoded_;
   std::vector<std::vector<int32_t>> indices_;
   std::vector<std::vector<float>> weights_;
@@ -83,6 +88,7 @@ std::string CompareArrays(const std::vector<float>& actual,
 
 // Runs the case and compares o, lse and lse_per_view with the reference. Empty if they agree.
 std::string CheckAgainstReference(const AttendCase& attend_case, ThreadTeam& team);
+std::string CheckAgainstReference(AttendProblem& problem, ThreadTeam& team);
 
 // For failure messages.
 std::string Describe(const AttendCase& attend_case);

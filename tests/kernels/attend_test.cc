@@ -13,10 +13,14 @@
 namespace varve {
 namespace {
 
+// rvq8-2k is left out where pages are many: it searches 8 times as many codewords as rvq8, whose
+// loops it shares. kernels_fuzz and codec_test have it.
 std::vector<CodecId> CodecIds() {
   std::vector<CodecId> ids;
   for (const Codec* codec : AllCodecs()) {
-    ids.push_back(codec->id());
+    if (codec->id() != CodecId::kRvq8Large) {
+      ids.push_back(codec->id());
+    }
   }
   return ids;
 }
@@ -66,17 +70,16 @@ INSTANTIATE_TEST_SUITE_P(Shapes,
 TEST(Attend, TakesEveryCombinationOfCodecWindowAndSoftcap) {
   ThreadTeam team(2);
   for (const CodecId codec : CodecIds()) {
+    AttendCase attend_case;
+    attend_case.group_size = 3;
+    attend_case.views = PagesOf(codec, 290);
+    attend_case.per_view = true;
+    AttendProblem problem(attend_case);
     for (const int num_queries : {1, 40}) {
       for (const int64_t window : {0, 1, 64, 200}) {
         for (const float softcap : {0.0F, 1.5F, 50.0F}) {
-          AttendCase attend_case;
-          attend_case.group_size = 3;
-          attend_case.views = PagesOf(codec, 290);
-          attend_case.positions = LastPositions(290, num_queries);
-          attend_case.window = window;
-          attend_case.logit_softcap = softcap;
-          attend_case.per_view = true;
-          ASSERT_EQ(CheckAgainstReference(attend_case, team), "");
+          problem.Ask(LastPositions(290, num_queries), window, softcap);
+          ASSERT_EQ(CheckAgainstReference(problem, team), "");
         }
       }
     }

@@ -18,7 +18,7 @@
 namespace varve {
 
 inline constexpr RunShape kShapes[] = {{1, 8, 1},
-                                       {2, 64, 128},
+                                       {2, 64, 70},
                                        {3, 80, 33},
                                        {1, 256, 40},
                                        {2, 20, 7}};
@@ -188,38 +188,44 @@ inline float LargestMagnitude(const std::vector<float>& x) {
   return largest;
 }
 
-// The values that a codec looks at together when it codes value `index` of x, [tokens, heads,
-// head_dim]: its row, its token, its channel over some tokens, or the run, of which the largest
-// magnitude says enough.
-inline std::vector<float> Surroundings(const Codec& codec,
-                                       const RunShape& shape,
-                                       bool is_key,
-                                       const std::vector<float>& x,
-                                       float largest,
-                                       size_t index) {
-  const size_t head_dim = shape.head_dim;
+// The ranges of the values that a codec looks at together when it codes one of them: its row, its
+// token, its channel over the run, or the whole run.
+struct Surroundings {
+  RowRange whole;
+  RowRange sanitized;  // as half-precision codecs see them
+};
+
+// Which of them value `index` of [tokens, heads, head_dim] has.
+inline size_t SurroundingsOf(const Codec& codec, const RunShape& shape, bool is_key, size_t index) {
   if (codec.id() == CodecId::kThink || codec.id() == CodecId::kDeco4) {
-    return {largest, -largest};
+    return 0;
   }
-  const bool by_channel = is_key && codec.name().starts_with("kivi");
-  std::vector<float> values;
-  if (!by_channel) {
-    const size_t size = codec.name().starts_with("pca") ? TokenValues(shape) : head_dim;
-    const size_t row = index / size * size;
-    values.assign(x.begin() + static_cast<ptrdiff_t>(row),
-                  x.begin() + static_cast<ptrdiff_t>(row + size));
-    return values;
+  if (is_key && codec.name().starts_with("kivi")) {
+    return index % TokenValues(shape);
   }
-  for (size_t i = index % TokenValues(shape); i < x.size(); i += TokenValues(shape)) {
-    values.push_back(x[i]);
+  return index / (codec.name().starts_with("pca") ? TokenValues(shape) : shape.head_dim);
+}
+
+// x: [tokens, heads, head_dim]
+inline std::vector<Surroundings> AllSurroundings(const Codec& codec,
+                                                 const RunShape& shape,
+                                                 bool is_key,
+                                                 const std::vector<float>& x) {
+  std::map<size_t, std::vector<float>> rows;
+  for (size_t i = 0; i < x.size(); ++i) {
+    rows[SurroundingsOf(codec, shape, is_key, i)].push_back(x[i]);
   }
-  return values;
+  std::vector<Surroundings> all;
+  for (const auto& [index, row] : rows) {
+    all.push_back({RangeOf(row, [](float value) { return value; }), RangeOf(row, F16Sanitize)});
+  }
+  return all;
 }
 
 // What a codec promises for one value among these.
-inline double ErrorBound(const Codec& codec, std::span<const float> row, float value) {
-  const RowRange whole = RangeOf(row, [](float x) { return x; });
-  const RowRange range = RangeOf(row, F16Sanitize);
+inline double ErrorBound(const Codec& codec, const Surroundings& around, float value) {
+  const RowRange& whole = around.whole;
+  const RowRange& range = around.sanitized;
   const double x = F16Sanitize(value);
   const double cut = std::fabs(value - x);
   switch (codec.id()) {
