@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <map>
 #include <span>
@@ -62,6 +63,17 @@ inline size_t TokenValues(const RunShape& shape) {
   return static_cast<size_t>(shape.num_kv_heads) * shape.head_dim;
 }
 
+// All of kShapes, but the large ones for rvq8-2k, which compares each group with 16,384 codewords.
+inline std::vector<RunShape> ShapesFor(const Codec& codec) {
+  std::vector<RunShape> shapes(std::begin(kShapes), std::end(kShapes));
+  if (codec.id() == CodecId::kRvq8Large) {
+    std::erase_if(shapes, [](const RunShape& shape) {
+      return TokenValues(shape) * shape.token_capacity > 1000;
+    });
+  }
+  return shapes;
+}
+
 // Tables for codecs that need some, made from normal numbers; the same at every call.
 inline const CodecTables* TablesFor(const Codec& codec, int32_t num_kv_heads, int32_t head_dim) {
   static std::map<std::tuple<CodecId, int32_t, int32_t>, CodecTables> tables;
@@ -76,10 +88,14 @@ inline const CodecTables* TablesFor(const Codec& codec, int32_t num_kv_heads, in
   const std::tuple key{codec.id(), num_kv_heads, head_dim};
   if (!tables.contains(key)) {
     Rng rng(77);
-    CalibrationSample sample{
-        .num_kv_heads = num_kv_heads, .head_dim = head_dim, .num_tokens = 600, .has_rope = true};
+    // Searching codebooks is slow, and these need not be good.
+    const size_t num_tokens = codec.name().starts_with("rvq") ? 100 : 300;
+    CalibrationSample sample{.num_kv_heads = num_kv_heads,
+                             .head_dim = head_dim,
+                             .num_tokens = static_cast<int64_t>(num_tokens),
+                             .has_rope = true};
     const auto width = static_cast<size_t>(num_kv_heads * head_dim);
-    for (size_t i = 0; i < width * 600; ++i) {
+    for (size_t i = 0; i < width * num_tokens; ++i) {
       const float channel = 1.0F + static_cast<float>(i % width % 5);
       sample.k.push_back(channel * rng.NextNormal() + 0.5F * channel);
       sample.v.push_back(rng.NextNormal());

