@@ -59,8 +59,8 @@ struct AttendParams {
 };
 
 // How far o and lse may be from exact attention over the decoded runs, absolutely and relative to
-// them, for values and scores of size 1. Runs of codes of up to 8 bits (int8, int4..2, rot4..2,
-// kivi) that few queries read are computed in integers: codes exactly, queries and softmax weights
+// them, for values and scores of size 1. Runs of codes of up to 8 bits (int8, int4..2, rot4..2; of
+// few queries kivi, too) are computed in integers: codes exactly, queries and softmax weights
 // rounded to 16 bits, hundreds of times finer than what the codec itself rounds.
 double AttendTolerance(CodecId codec);
 

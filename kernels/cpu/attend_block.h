@@ -38,8 +38,6 @@ size_t FewScratchFloats(const AttendPlan& plan, int32_t head_dim);
 void AttendMany(const AttendBlock& block);
 size_t ManyScratchFloats(const AttendPlan& plan, int32_t head_dim);
 
-inline constexpr size_t kStateFloats = 4;  // of the online softmax of one row
-
 // Room for a tile of keys and values that a codec decodes.
 inline size_t DecodedFloats(int32_t head_dim) {
   return size_t{2} * kTileTokens * static_cast<size_t>(head_dim);

@@ -109,9 +109,10 @@ void AttendTileFew(D d,
     const int64_t position = block.position(static_cast<int32_t>(row));
     args.score_factor =
         args.key_scales == nullptr || !Reader::kInteger ? 1.0F : scratch.q_factors[row];
-    PrepareScores(d, args, tile, columns, position, scratch.q_sums[row], scores);
+    const float largest =
+        PrepareScores(d, args, tile, columns, position, scratch.q_sums[row], scores);
     scratch.corrections[row] =
-        SoftmaxRow(d, args, columns, scores, &scratch.states[row]).correction;
+        SoftmaxRow(d, args, columns, largest, scores, &scratch.states[row]).correction;
   }
   if constexpr (Reader::kInteger) {
     AddCodeTile<kVnni>(d, block, reader, tile, tokens, scratch);

@@ -1,5 +1,6 @@
 // Attention of many rows (prefill): each tile of K and V is widened and packed once per block, then
-// it is two matrix products with the online softmax between them.
+// it is two matrix products with the online softmax between them: of 16-bit integers where the
+// codec has codes of at most 8 bits, else of floats.
 #include "kernels/cpu/simd.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -9,28 +10,19 @@
 #include "hwy/highway.h"
 // clang-format on
 
+#include <algorithm>
+#include <type_traits>
+
 #include "kernels/cpu/attend_block.h"
 #include "kernels/cpu/attend_tile-inl.h"
 #include "kernels/cpu/gemm-inl.h"
+#include "kernels/cpu/many_code_tile-inl.h"
+#include "kernels/cpu/many_scratch-inl.h"
 #include "proto/base/check.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-static_assert(sizeof(RowState) == kStateFloats * sizeof(float));
-
-struct ManyScratch {
-  float* q;             // [rows, head_dim]
-  float* scores;        // [rows, kTileTokens]
-  float* wide;          // [PanelWidth(), head_dim] keys before packing
-  float* key_panel;     // [head_dim, PanelWidth()]
-  float* value_panels;  // [o_stride / PanelWidth()][kTileTokens, PanelWidth()]
-  float* weights;       // [kTileTokens]
-  float* corrections;   // [rows]
-  RowState* states;     // [rows]
-  float* decoded;       // DecodedFloats
-};
 
 // Key `token` of the run as floats.
 template <class Reader>
@@ -116,41 +108,15 @@ void ScoreTile(const AttendBlock& block,
 }
 
 template <class Reader>
-void AttendTileMany(const AttendBlock& block,
-                    const Reader& reader,
-                    const AttendTile& tile,
-                    ManyScratch& scratch) {
-  const AttendParams& params = *block.params;
-  const size_t head_dim = params.head_dim;
+void AddFloatTile(const AttendBlock& block,
+                  const Reader& reader,
+                  size_t token,
+                  size_t begin,
+                  size_t end,
+                  ManyScratch& scratch) {
+  const size_t head_dim = block.params->head_dim;
   const size_t width = PanelWidth();
-  const int64_t first = params.positions[block.first_query];
-  const int64_t last = params.positions[block.first_query + block.num_queries - 1];
-  // 1. Columns that some row sees, from a whole panel on.
-  const size_t begin = tile.Visible(params.window, first).begin / width * width;
-  const size_t end = tile.Visible(params.window, last).end;
-  if (tile.Visible(params.window, first).begin >= static_cast<int32_t>(end)) {
-    return;
-  }
-  const Columns columns{begin, (end + width - 1) / width * width};
-  // 2. Scores, then weights of the values.
-  reader.Prepare(tile.first_token + begin, end - begin);
-  ScoreTile(block, reader, tile.first_token, begin, end, scratch);
-  SoftmaxArgs args;
-  args.softcap = params.logit_softcap;
-  args.window = params.window;
-  args.per_view = params.lse_per_view != nullptr;
-  if (tile.weights != nullptr) {
-    std::copy(tile.weights + begin, tile.weights + end, scratch.weights + begin);
-    args.weights = scratch.weights;
-  }
-  for (int32_t row = 0; row < block.num_rows(); ++row) {
-    float* scores = scratch.scores + row * kTileTokens;
-    PrepareScores(GemmTag(), args, tile, columns, block.position(row), /*q_sum=*/0.0F, scores);
-    scratch.corrections[row] =
-        SoftmaxRow(GemmTag(), args, columns, scores, &scratch.states[row]).correction;
-  }
-  // 3. Values.
-  PackValues(reader, tile.first_token, begin, end, head_dim, scratch.value_panels);
+  PackValues(reader, token, begin, end, head_dim, scratch.value_panels);
   for (size_t i = 0; i < head_dim; i += width) {
     const float* panel = scratch.value_panels + i * kTileTokens + begin * width;
     MultiplyPanel<Epilogue::kScaleAdd>(scratch.scores + begin,
@@ -164,25 +130,72 @@ void AttendTileMany(const AttendBlock& block,
   }
 }
 
-ManyScratch LayOutScratch(const AttendBlock& block) {
-  const auto rows = static_cast<size_t>(block.num_rows());
-  const size_t head_dim = block.params->head_dim;
-  ManyScratch scratch;
-  scratch.q = block.scratch;
-  scratch.scores = scratch.q + rows * head_dim;
-  scratch.wide = scratch.scores + rows * kTileTokens;
-  scratch.key_panel = scratch.wide + kRowPadding * head_dim;
-  scratch.value_panels = scratch.key_panel + kRowPadding * head_dim;
-  scratch.weights = scratch.value_panels + block.o_stride * kTileTokens;
-  scratch.corrections = scratch.weights + kTileTokens;
-  scratch.states = reinterpret_cast<RowState*>(scratch.corrections + rows);
-  scratch.decoded = scratch.corrections + rows * (1 + kStateFloats);
-  return scratch;
+template <bool kVnni, class Reader>
+void AttendTileMany(const AttendBlock& block,
+                    const Reader& reader,
+                    const AttendTile& tile,
+                    ManyScratch& scratch) {
+  const AttendParams& params = *block.params;
+  const size_t width = PanelWidth();
+  const int64_t first = params.positions[block.first_query];
+  const int64_t last = params.positions[block.first_query + block.num_queries - 1];
+  // 1. Columns that some row sees, from a whole panel on.
+  const size_t begin = tile.Visible(params.window, first).begin / width * width;
+  const size_t end = tile.Visible(params.window, last).end;
+  if (tile.Visible(params.window, first).begin >= static_cast<int32_t>(end)) {
+    return;
+  }
+  const Columns columns{begin, (end + width - 1) / width * width};
+  // 2. Scores, then weights of the values.
+  SoftmaxArgs args;
+  args.softcap = params.logit_softcap;
+  args.window = params.window;
+  args.per_view = params.lse_per_view != nullptr;
+  if (tile.weights != nullptr) {
+    std::copy(tile.weights + begin, tile.weights + end, scratch.weights + begin);
+    args.weights = scratch.weights;
+  }
+  if constexpr (Reader::kIsCode) {
+    LoadCodeParams(reader, tile.first_token, begin, end, columns, scratch);
+    args.key_scales = scratch.key_scales;
+    args.value_scales = scratch.value_scales;
+    if constexpr (Reader::kHasOffset) {
+      args.key_offsets = scratch.key_offsets;
+      args.value_offsets = scratch.value_offsets;
+    }
+    ScoreCodeTile<kVnni>(block, reader, tile.first_token, begin, end, scratch);
+  } else {
+    reader.Prepare(tile.first_token + begin, end - begin);
+    ScoreTile(block, reader, tile.first_token, begin, end, scratch);
+  }
+  for (int32_t row = 0; row < block.num_rows(); ++row) {
+    float* scores = scratch.scores + row * kTileTokens;
+    args.score_factor = Reader::kIsCode ? scratch.q_factors[row] : 1.0F;
+    const float q_sum = Reader::kIsCode ? scratch.q_sums[row] : 0.0F;
+    const float largest =
+        PrepareScores(GemmTag(), args, tile, columns, block.position(row), q_sum, scores);
+    const TileEffect effect =
+        SoftmaxRow(GemmTag(), args, columns, largest, scores, &scratch.states[row]);
+    scratch.corrections[row] = effect.correction;
+    if constexpr (Reader::kIsCode) {
+      scratch.weight_factors[row] = QuantizeWeights(
+          scores, columns, effect.largest, scratch.weight_codes + row * kTileTokens);
+    }
+    scratch.offsets[row] = effect.offset;
+  }
+  // 3. Values.
+  if constexpr (Reader::kIsCode) {
+    AddCodeTile<kVnni>(block, reader, tile.first_token, end, columns, scratch);
+  } else {
+    AddFloatTile(block, reader, tile.first_token, begin, end, scratch);
+  }
 }
 
-void AttendManyOnTarget(const AttendBlock& block) {
+template <bool kVnni>
+void AttendManyWith(const AttendBlock& block) {
   const AttendParams& params = *block.params;
-  ManyScratch scratch = LayOutScratch(block);
+  ManyScratch scratch;
+  LayOutManyScratch(block.num_rows(), params.head_dim, block.o_stride, block.scratch, &scratch);
   std::fill(scratch.states, scratch.states + block.num_rows(), RowState());
   // Read to the end of the last vector, used only up to the last token: must be numbers.
   std::fill(scratch.weights, scratch.weights + kTileTokens, 0.0F);
@@ -192,10 +205,14 @@ void AttendManyOnTarget(const AttendBlock& block) {
   for (size_t index = block.view_begin; index < block.view_end; ++index) {
     const KvView& view = params.views[index];
     const auto attend = [&](const auto& reader) HWY_ATTR {
+      scratch.has_codes = scratch.has_codes && coordinates.queries == reader.keys_rotated();
       UseCoordinates(
           block, {reader.keys_rotated(), reader.values_rotated()}, scratch.q, &coordinates);
+      if constexpr (std::decay_t<decltype(reader)>::kIsCode) {
+        UseCodeQueries(block, scratch);
+      }
       for (int32_t i = 0; i < NumTiles(view); ++i) {
-        AttendTileMany(block, reader, TileOfView(view, block.kv_head, i), scratch);
+        AttendTileMany<kVnni>(block, reader, TileOfView(view, block.kv_head, i), scratch);
       }
     };
     VisitReader(view, params.num_kv_heads, block.kv_head, params.head_dim, scratch.decoded, attend);
@@ -203,6 +220,16 @@ void AttendManyOnTarget(const AttendBlock& block) {
   }
   UseCoordinates(block, {}, scratch.q, &coordinates);
   FinishRows(block, scratch.states);
+}
+
+void AttendManyOnTarget(const AttendBlock& block) {
+  if constexpr (HWY_TARGET == HWY_AVX3) {
+    if (HasVnni()) {
+      AttendManyWith<true>(block);
+      return;
+    }
+  }
+  AttendManyWith<false>(block);
 }
 
 }  // namespace varve::HWY_NAMESPACE
@@ -218,9 +245,9 @@ void AttendMany(const AttendBlock& block) {
 }
 
 size_t ManyScratchFloats(const AttendPlan& plan, int32_t head_dim) {
-  const size_t per_row = head_dim + kTileTokens + 1 + kStateFloats;
-  return plan.rows_per_block * per_row + 2 * kRowPadding * head_dim + plan.o_stride * kTileTokens +
-         kTileTokens + DecodedFloats(head_dim);
+  HWY_STATIC_DISPATCH(ManyScratch) unused;
+  return HWY_STATIC_DISPATCH(LayOutManyScratch)(
+      plan.rows_per_block, head_dim, plan.o_stride, nullptr, &unused);
 }
 
 }  // namespace varve

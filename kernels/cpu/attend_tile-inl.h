@@ -58,67 +58,86 @@ struct Columns {
 };
 
 // Scales and caps the scores of one row, whose query adds up to `q_sum`, and makes those that the
-// query at `position` does not see -infinity.
+// query at `position` does not see -infinity. Returns the largest.
 template <class D>
-HWY_INLINE void PrepareScores(D d,
-                              const SoftmaxArgs& args,
-                              const AttendTile& tile,
-                              Columns columns,
-                              int64_t position,
-                              float q_sum,
-                              float* scores) {
-  if (args.key_scales != nullptr) {
-    const auto factor = hn::Set(d, args.score_factor);
-    for (size_t i = columns.first; i < columns.last; i += hn::Lanes(d)) {
-      const auto scale = hn::Mul(factor, hn::LoadU(d, args.key_scales + i));
-      hn::StoreU(hn::Mul(hn::LoadU(d, scores + i), scale), d, scores + i);
+HWY_INLINE float PrepareScores(D d,
+                               const SoftmaxArgs& args,
+                               const AttendTile& tile,
+                               Columns columns,
+                               int64_t position,
+                               float q_sum,
+                               float* scores) {
+  const size_t lanes = hn::Lanes(d);
+  auto largest = hn::Set(d, -INFINITY);
+  const auto for_scores = [&](const auto& change) HWY_ATTR {
+    largest = hn::Set(d, -INFINITY);
+    for (size_t i = columns.first; i < columns.last; i += lanes) {
+      const auto score = change(hn::LoadU(d, scores + i), i);
+      largest = hn::Max(largest, score);
+      hn::StoreU(score, d, scores + i);
     }
-  }
-  if (args.key_offsets != nullptr) {
+  };
+  const auto find_largest = [&]() HWY_ATTR {
+    largest = hn::Set(d, -INFINITY);
+    for (size_t i = columns.first; i < columns.last; i += lanes) {
+      largest = hn::Max(largest, hn::LoadU(d, scores + i));
+    }
+  };
+  const auto factor = hn::Set(d, args.score_factor);
+  if (args.key_scales != nullptr && args.key_offsets != nullptr) {
     const auto sum = hn::Set(d, q_sum);
-    for (size_t i = columns.first; i < columns.last; i += hn::Lanes(d)) {
-      const auto offset = hn::LoadU(d, args.key_offsets + i);
-      hn::StoreU(hn::MulAdd(sum, offset, hn::LoadU(d, scores + i)), d, scores + i);
-    }
+    for_scores([&](auto score, size_t i) HWY_ATTR {
+      const auto scale = hn::Mul(factor, hn::LoadU(d, args.key_scales + i));
+      return hn::MulAdd(sum, hn::LoadU(d, args.key_offsets + i), hn::Mul(score, scale));
+    });
+  } else if (args.key_scales != nullptr) {
+    for_scores([&](auto score, size_t i) HWY_ATTR {
+      return hn::Mul(score, hn::Mul(factor, hn::LoadU(d, args.key_scales + i)));
+    });
+  } else if (args.softcap <= 0.0F) {
+    find_largest();
   }
   if (args.softcap > 0.0F) {
     const auto cap = hn::Set(d, args.softcap);
     const auto inverse = hn::Set(d, 1.0F / args.softcap);
-    for (size_t i = columns.first; i < columns.last; i += hn::Lanes(d)) {
-      const auto bent = hn::Tanh(d, hn::Mul(hn::LoadU(d, scores + i), inverse));
-      hn::StoreU(hn::Mul(cap, bent), d, scores + i);
-    }
+    for_scores([&](auto score, size_t /*i*/)
+                   HWY_ATTR { return hn::Mul(cap, hn::Tanh(d, hn::Mul(score, inverse))); });
   }
   const AttendTile::Range range = tile.Visible(args.window, position);
   const size_t begin = std::clamp<size_t>(range.begin, columns.first, columns.last);
   const size_t end = std::clamp<size_t>(range.end, columns.first, columns.last);
-  std::fill(scores + columns.first, scores + begin, -INFINITY);
-  std::fill(scores + end, scores + columns.last, -INFINITY);
-  if (tile.indices != nullptr) {
-    for (size_t i = begin; i < end; ++i) {
-      if (!tile.Sees(args.window, position, static_cast<int32_t>(i))) {
-        scores[i] = -INFINITY;
+  if (begin > columns.first || end < columns.last || tile.indices != nullptr) {
+    std::fill(scores + columns.first, scores + begin, -INFINITY);
+    std::fill(scores + end, scores + columns.last, -INFINITY);
+    if (tile.indices != nullptr) {
+      for (size_t i = begin; i < end; ++i) {
+        if (!tile.Sees(args.window, position, static_cast<int32_t>(i))) {
+          scores[i] = -INFINITY;
+        }
       }
     }
+    find_largest();
   }
+  return hn::GetLane(hn::MaxOfLanes(d, largest));
 }
 
 // What a tile does to a row's sums.
 struct TileEffect {
   float correction = 1.0F;  // the factor for what the row has summed up before
   float offset = 0.0F;      // to be added to every dimension, afterwards
+  float largest = 0.0F;     // magnitude of the weights
 };
 
-// Turns prepared scores into the weights of the values, relative to the row's new maximum.
+// Turns prepared scores, of which `tile_max` is the largest, into the weights of the values,
+// relative to the row's new maximum.
 template <class D>
-HWY_INLINE TileEffect
-SoftmaxRow(D d, const SoftmaxArgs& args, Columns columns, float* scores, RowState* state) {
+HWY_INLINE TileEffect SoftmaxRow(D d,
+                                 const SoftmaxArgs& args,
+                                 Columns columns,
+                                 float tile_max,
+                                 float* scores,
+                                 RowState* state) {
   const size_t lanes = hn::Lanes(d);
-  auto max_lanes = hn::Set(d, -INFINITY);
-  for (size_t i = columns.first; i < columns.last; i += lanes) {
-    max_lanes = hn::Max(max_lanes, hn::LoadU(d, scores + i));
-  }
-  const float tile_max = hn::GetLane(hn::MaxOfLanes(d, max_lanes));
   if (tile_max == -INFINITY) {
     std::fill(scores + columns.first, scores + columns.last, 0.0F);
     return {};
@@ -130,6 +149,7 @@ SoftmaxRow(D d, const SoftmaxArgs& args, Columns columns, float* scores, RowStat
   const float factor = args.per_view ? std::exp(tile_max - new_max) : 1.0F;
   auto sum_lanes = hn::Zero(d);
   auto offset_lanes = hn::Zero(d);
+  auto largest_lanes = hn::Zero(d);
   for (size_t i = columns.first; i < columns.last; i += lanes) {
     auto p = FastExp(d, hn::Sub(hn::LoadU(d, scores + i), hn::Set(d, reference)));
     if (args.weights != nullptr) {
@@ -145,10 +165,12 @@ SoftmaxRow(D d, const SoftmaxArgs& args, Columns columns, float* scores, RowStat
     if (args.value_scales != nullptr) {
       p = hn::Mul(p, hn::LoadU(d, args.value_scales + i));
     }
+    largest_lanes = hn::Max(largest_lanes, hn::Abs(p));
     hn::StoreU(p, d, scores + i);
   }
   const float tile_sum = SumLanes(d, sum_lanes);
-  const float correction = std::exp(state->max - new_max);
+  // Most tiles do not raise the maximum.
+  const float correction = new_max == state->max ? 1.0F : std::exp(state->max - new_max);
   state->sum = state->sum * correction + tile_sum * factor;
   state->max = new_max;
   if (args.per_view) {
@@ -158,7 +180,8 @@ SoftmaxRow(D d, const SoftmaxArgs& args, Columns columns, float* scores, RowStat
     state->view_max = view_max;
   }
   return {.correction = correction,
-          .offset = args.value_offsets == nullptr ? 0.0F : SumLanes(d, offset_lanes)};
+          .offset = args.value_offsets == nullptr ? 0.0F : SumLanes(d, offset_lanes),
+          .largest = hn::GetLane(hn::MaxOfLanes(d, largest_lanes))};
 }
 
 // Which of a block's rows are in rotated coordinates.

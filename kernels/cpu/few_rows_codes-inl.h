@@ -40,35 +40,6 @@ using SumVec = hn::Vec<SumTag>;
 inline constexpr size_t kWordLanes = hn::MaxLanes(WordTag());
 inline constexpr size_t kSumLanes = hn::MaxLanes(SumTag());
 
-// Rounds x[0, count) to integers of at most 32767 and returns what one of them is worth.
-inline float QuantizeToPairs(const float* x, size_t count, int16_t* out) {
-  const SumFloatTag d;
-  const hn::Rebind<int16_t, SumFloatTag> d16;
-  auto largest_lanes = hn::Zero(d);
-  size_t i = 0;
-  for (; i + kSumLanes <= count; i += kSumLanes) {
-    largest_lanes = hn::Max(largest_lanes, hn::Abs(hn::LoadU(d, x + i)));
-  }
-  float largest = hn::GetLane(hn::MaxOfLanes(d, largest_lanes));
-  for (size_t rest = i; rest < count; ++rest) {
-    largest = std::max(largest, std::fabs(x[rest]));
-  }
-  // The reciprocal of less than this would be infinite.
-  if (!(largest > 1e-30F) || largest > 1e37F) {
-    std::fill(out, out + count, int16_t{0});
-    return largest > 1e37F ? NAN : 0.0F;
-  }
-  const float factor = 32767.0F / largest;
-  for (i = 0; i + kSumLanes <= count; i += kSumLanes) {
-    const auto code = hn::NearestInt(hn::Mul(hn::LoadU(d, x + i), hn::Set(d, factor)));
-    hn::StoreU(hn::DemoteTo(d16, code), d16, out + i);
-  }
-  for (; i < count; ++i) {
-    out[i] = static_cast<int16_t>(std::lrint(x[i] * factor));
-  }
-  return largest / 32767.0F;
-}
-
 // Minus what the bias of the codes adds to the products with these.
 inline int32_t MinusBias(const int16_t* codes, size_t count) {
   int32_t sum = 0;

@@ -13,6 +13,7 @@
 #endif
 
 #include <cstddef>
+#include <type_traits>
 
 #include "hwy/highway.h"
 
@@ -80,6 +81,18 @@ HWY_INLINE void MultiplyTile(const float* HWY_RESTRICT a,
   }
 }
 
+// Calls body(first row, number of rows as a constant) for tiles of `rows` rows: all of kTileRows
+// but for the last.
+template <size_t kRows = kTileRows, class Body>
+HWY_INLINE void ForTiles(size_t rows, const Body& body, size_t row = 0) {
+  for (; row + kRows <= rows; row += kRows) {
+    body(row, std::integral_constant<size_t, kRows>());
+  }
+  if constexpr (kRows > 1) {
+    ForTiles<kRows - 1>(rows, body, row);
+  }
+}
+
 // One panel for `rows` rows of a and c. c has room for PanelWidth() columns.
 template <Epilogue kEpilogue>
 void MultiplyPanel(const float* a,
@@ -90,40 +103,19 @@ void MultiplyPanel(const float* a,
                    const float* row_scale,
                    float* c,
                    size_t c_stride) {
-  size_t row = 0;
-  for (; row + kTileRows <= rows; row += kTileRows) {
+  ForTiles(rows, [&](size_t row, auto count) HWY_ATTR {
     const float* scale = kEpilogue == Epilogue::kScaleAdd ? row_scale + row : nullptr;
-    MultiplyTile<kTileRows, kEpilogue>(
+    MultiplyTile<decltype(count)::value, kEpilogue>(
         a + row * a_stride, a_stride, panel, depth, scale, c + row * c_stride, c_stride);
-  }
-  const float* rest = a + row * a_stride;
-  float* out = c + row * c_stride;
-  const float* scale = kEpilogue == Epilogue::kScaleAdd ? row_scale + row : nullptr;
-  switch (rows - row) {
-    case 5:
-      MultiplyTile<5, kEpilogue>(rest, a_stride, panel, depth, scale, out, c_stride);
-      break;
-    case 4:
-      MultiplyTile<4, kEpilogue>(rest, a_stride, panel, depth, scale, out, c_stride);
-      break;
-    case 3:
-      MultiplyTile<3, kEpilogue>(rest, a_stride, panel, depth, scale, out, c_stride);
-      break;
-    case 2:
-      MultiplyTile<2, kEpilogue>(rest, a_stride, panel, depth, scale, out, c_stride);
-      break;
-    case 1:
-      MultiplyTile<1, kEpilogue>(rest, a_stride, panel, depth, scale, out, c_stride);
-      break;
-    default:
-      break;
-  }
+  });
 }
 
 // Four rows of four values each become four columns: out[i * out_stride + row] = in[row * in_stride
 // + i].
-HWY_INLINE void Transpose4x4(const float* in, size_t in_stride, float* out, size_t out_stride) {
-  const hn::FixedTag<float, 4> d;
+template <class T>
+HWY_INLINE void Transpose4x4(const T* in, size_t in_stride, T* out, size_t out_stride) {
+  static_assert(sizeof(T) == sizeof(float));
+  const hn::FixedTag<T, 4> d;
   const hn::FixedTag<double, 2> pairs;
   const auto a = hn::LoadU(d, in);
   const auto b = hn::LoadU(d, in + in_stride);
@@ -139,13 +131,10 @@ HWY_INLINE void Transpose4x4(const float* in, size_t in_stride, float* out, size
   hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, ab_high, ce_high)), d, out + 3 * out_stride);
 }
 
-// Rows of fp32 become one panel: panel[i, column] = rows[column, i], zero for columns >= num_rows.
-// rows: [num_rows, depth]. REQUIRES: num_rows <= PanelWidth().
-inline void PackPanel(const float* rows,
-                      size_t row_stride,
-                      size_t num_rows,
-                      size_t depth,
-                      float* panel) {
+// Rows of 32-bit elements become one panel: panel[i, column] = rows[column, i], zero for columns >=
+// num_rows. rows: [num_rows, depth]. REQUIRES: num_rows <= PanelWidth().
+template <class T>
+void PackPanel(const T* rows, size_t row_stride, size_t num_rows, size_t depth, T* panel) {
   const size_t width = PanelWidth();
   const size_t whole_depth = depth / 4 * 4;
   size_t row = 0;
@@ -161,7 +150,7 @@ inline void PackPanel(const float* rows,
   }
   for (; row < width; ++row) {
     for (size_t i = 0; i < depth; ++i) {
-      panel[i * width + row] = row < num_rows ? rows[row * row_stride + i] : 0.0F;
+      panel[i * width + row] = row < num_rows ? rows[row * row_stride + i] : T{0};
     }
   }
 }

@@ -22,7 +22,10 @@ HWY_INLINE hn::Vec<D> FastExp(D d, hn::Vec<D> x) {
   const hn::RebindToSigned<D> d32;
   const auto lowest = hn::Set(d, -87.3F);
   const auto y = hn::Min(hn::Set(d, 88.0F), hn::Max(lowest, x));
-  const auto n = hn::Round(hn::Mul(y, hn::Set(d, 1.44269504F)));
+  // Behind the sum with 1.5 * 2^23 the last bits are the rounded number.
+  const auto magic = hn::Set(d, 12582912.0F);
+  const auto shifted = hn::MulAdd(y, hn::Set(d, 1.44269504F), magic);
+  const auto n = hn::Sub(shifted, magic);
   // The upper part has few bits: n times it is exact without an FMA, too.
   auto r = hn::NegMulAdd(n, hn::Set(d, 0.693359375F), y);
   r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4F), r);
@@ -32,8 +35,10 @@ HWY_INLINE hn::Vec<D> FastExp(D d, hn::Vec<D> x) {
   p = hn::MulAdd(p, r, hn::Set(d, 0.49999994F));
   p = hn::MulAdd(hn::Mul(r, r), p, r);
   p = hn::Add(p, hn::Set(d, 1.0F));
-  const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(d32, n), hn::Set(d32, 127)));
-  return hn::IfThenZeroElse(hn::Lt(x, lowest), hn::Mul(p, hn::BitCast(d, exponent)));
+  // Times 2^n: p is between 0.7 and 1.5, and no exponent leaves its range.
+  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(d32, shifted));
+  const auto product = hn::BitCast(d, hn::Add(hn::BitCast(d32, p), exponent));
+  return hn::IfThenZeroElse(hn::Lt(x, lowest), product);
 }
 
 // Sum over the lanes.

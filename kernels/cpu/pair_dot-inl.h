@@ -1,11 +1,16 @@
-// Products of 16-bit integers, added in pairs to 32-bit sums, per target: the only place with
-// instructions that Highway 1.0.3 lacks.
+// Products of 16-bit integers, added in pairs to 32-bit sums, and floats rounded to such integers,
+// per target: the only place with instructions that Highway 1.0.3 lacks.
 #if defined(VARVE_KERNELS_CPU_PAIR_DOT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VARVE_KERNELS_CPU_PAIR_DOT_INL_H_
 #undef VARVE_KERNELS_CPU_PAIR_DOT_INL_H_
 #else
 #define VARVE_KERNELS_CPU_PAIR_DOT_INL_H_
 #endif
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
 
 #include "hwy/highway.h"
 
@@ -35,6 +40,9 @@ HWY_INLINE V32 AddPairProducts(V32 sum, V16 a, V16 b) {
       : "+x"(sum.raw), "=&x"(products.raw)
       : "x"(a.raw), "x"(b.raw));
   return sum;
+#elif HWY_ARCH_X86
+  V32 unused = hn::Zero(d32);
+  return hn::ReorderWidenMulAccumulate(d32, a, b, sum, unused);
 #else
   const auto even = [&](V16 v) HWY_ATTR {
     return hn::ShiftRight<16>(hn::ShiftLeft<16>(hn::BitCast(d32, v)));
@@ -57,6 +65,36 @@ HWY_INLINE V32 AddPairProductsFrom(V32 sum, V16 a, const int16_t* b) {
 #else
   return AddPairProducts<kVnni>(sum, a, hn::LoadU(hn::DFromV<V16>(), b));
 #endif
+}
+
+// Rounds x[0, count) to integers of at most 32767 and returns what one of them is worth.
+inline float QuantizeToPairs(const float* x, size_t count, int16_t* out) {
+  const hn::ScalableTag<float> d;
+  const hn::Rebind<int16_t, decltype(d)> d16;
+  const size_t lanes = hn::Lanes(d);
+  auto largest_lanes = hn::Zero(d);
+  size_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    largest_lanes = hn::Max(largest_lanes, hn::Abs(hn::LoadU(d, x + i)));
+  }
+  float largest = hn::GetLane(hn::MaxOfLanes(d, largest_lanes));
+  for (size_t rest = i; rest < count; ++rest) {
+    largest = std::max(largest, std::fabs(x[rest]));
+  }
+  // The reciprocal of less than this would be infinite.
+  if (!(largest > 1e-30F) || largest > 1e37F) {
+    std::fill(out, out + count, int16_t{0});
+    return largest > 1e37F ? NAN : 0.0F;
+  }
+  const float factor = 32767.0F / largest;
+  for (i = 0; i + lanes <= count; i += lanes) {
+    const auto code = hn::NearestInt(hn::Mul(hn::LoadU(d, x + i), hn::Set(d, factor)));
+    hn::StoreU(hn::DemoteTo(d16, code), d16, out + i);
+  }
+  for (; i < count; ++i) {
+    out[i] = static_cast<int16_t>(std::lrint(x[i] * factor));
+  }
+  return largest / 32767.0F;
 }
 
 inline bool HasVnni() {

@@ -2,7 +2,8 @@
 // load Lanes(d) numbers of token `token` from dimension `i` on; the number meant is
 //   loaded * scale of the token (kScaled) + offset of the token (kHasOffset),
 // in rotated coordinates if keys_rotated or values_rotated. The bytes need no alignment. Prepare
-// comes before the tokens of a tile are loaded.
+// comes before the tokens of a tile are loaded. Codes of at most 8 bits (kIsCode) are loaded as
+// kCentre + kStep * an integer of magnitude <= 127.
 #if defined(VARVE_KERNELS_CPU_READERS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VARVE_KERNELS_CPU_READERS_INL_H_
 #undef VARVE_KERNELS_CPU_READERS_INL_H_
@@ -35,6 +36,7 @@ template <DType kDType>
 class ExactReader {
  public:
   static constexpr bool kInteger = false;
+  static constexpr bool kIsCode = false;
   static constexpr bool kScaled = false;
   static constexpr bool kHasOffset = false;
   static constexpr bool kRotated = false;
@@ -78,6 +80,9 @@ class ExactReader {
 
 // What the codes of each codec mean, without scale and offset.
 struct Int8Codes {
+  static constexpr bool kIsCode = true;
+  static constexpr float kStep = 1.0F;
+  static constexpr float kCentre = 0.0F;
   static constexpr bool kHasOffset = false;
   static constexpr bool kRotated = false;
   static RowFormat Format(size_t head_dim) { return Int8Format(head_dim); }
@@ -95,6 +100,9 @@ struct Int8Codes {
 };
 
 struct Fp8Codes {
+  static constexpr bool kIsCode = false;
+  static constexpr float kStep = 1.0F;
+  static constexpr float kCentre = 0.0F;
   static constexpr bool kHasOffset = false;
   static constexpr bool kRotated = false;
   static RowFormat Format(size_t head_dim) { return Fp8Format(head_dim); }
@@ -120,6 +128,9 @@ struct Fp8Codes {
 
 template <size_t kBits>
 struct IntCodes {
+  static constexpr bool kIsCode = true;
+  static constexpr float kStep = 0.5F;
+  static constexpr float kCentre = static_cast<float>((1 << kBits) - 1) / 2.0F;
   static constexpr bool kHasOffset = true;
   static constexpr bool kRotated = false;
   static RowFormat Format(size_t head_dim) { return IntFormat(kBits, head_dim); }
@@ -137,6 +148,9 @@ template <class Codes>
 class RowReader {
  public:
   static constexpr bool kInteger = false;
+  static constexpr bool kIsCode = Codes::kIsCode;
+  static constexpr float kStep = Codes::kStep;
+  static constexpr float kCentre = Codes::kCentre;
   static constexpr bool kScaled = true;
   static constexpr bool kHasOffset = Codes::kHasOffset;
   static constexpr bool kRotated = Codes::kRotated;
@@ -211,6 +225,7 @@ class RowReader {
 class DecodedReader {
  public:
   static constexpr bool kInteger = false;
+  static constexpr bool kIsCode = false;
   static constexpr bool kScaled = false;
   static constexpr bool kHasOffset = false;
 

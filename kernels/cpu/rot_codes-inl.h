@@ -21,6 +21,9 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 template <size_t kBits>
 struct RotCodes {
+  static constexpr bool kIsCode = true;
+  static constexpr float kStep = RotTableOf(kBits).step;
+  static constexpr float kCentre = 0.0F;
   static constexpr bool kHasOffset = false;
   static constexpr bool kRotated = true;
   static RowFormat Format(size_t head_dim) { return RotFormat(kBits, head_dim); }
