@@ -1,10 +1,39 @@
-#include "kernels/codec/gather_rows.h"
+#include "kernels/cpu/simd.h"
 
-#include <algorithm>
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/codec/gather_rows.cc"
+// clang-format off
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// clang-format on
 
 #include "kernels/codec/f16_block.h"
+#include "kernels/codec/gather_rows.h"
+#include "kernels/cpu/sanitize-inl.h"
 
+HWY_BEFORE_NAMESPACE();
+namespace varve::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// May be in place.
+void SanitizeRow(const float* x, size_t count, float* out) {
+  const hn::ScalableTag<float> d;
+  size_t i = 0;
+  for (; i + hn::Lanes(d) <= count; i += hn::Lanes(d)) {
+    hn::StoreU(LoadSanitized(d, x + i, kF16Largest), d, out + i);
+  }
+  for (; i < count; ++i) {
+    out[i] = F16Sanitize(x[i]);
+  }
+}
+
+}  // namespace varve::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
 namespace varve {
+
+HWY_EXPORT(SanitizeRow);
 
 void GatherRows(const float* x,
                 size_t num_tokens,
@@ -12,8 +41,7 @@ void GatherRows(const float* x,
                 size_t head_dim,
                 float* rows) {
   for (size_t t = 0; t < num_tokens; ++t) {
-    const float* row = x + t * token_stride;
-    std::transform(row, row + head_dim, rows + t * head_dim, F16Sanitize);
+    HWY_DYNAMIC_DISPATCH(SanitizeRow)(x + t * token_stride, head_dim, rows + t * head_dim);
   }
 }
 
@@ -27,7 +55,8 @@ void UndoRope(const RunContext& context,
   }
   TurnRowsBack(*context.rope, context.PositionsOf(kv_head, 0), num_tokens, rows);
   // A turn can stretch a value.
-  std::transform(rows, rows + num_tokens * head_dim, rows, F16Sanitize);
+  HWY_DYNAMIC_DISPATCH(SanitizeRow)(rows, num_tokens * head_dim, rows);
 }
 
 }  // namespace varve
+#endif  // HWY_ONCE

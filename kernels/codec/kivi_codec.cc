@@ -119,6 +119,25 @@ void KiviEncodeKeys(size_t bits,
   }
 }
 
+// Smallest and largest of x[0, count), count > 0.
+void RowRange(const float* x, size_t count, float* smallest, float* largest) {
+  const hn::ScalableTag<float> d;
+  auto low = hn::Set(d, x[0]);
+  auto high = low;
+  size_t i = 0;
+  for (; i + hn::Lanes(d) <= count; i += hn::Lanes(d)) {
+    const auto value = hn::LoadU(d, x + i);
+    low = hn::Min(low, value);
+    high = hn::Max(high, value);
+  }
+  *smallest = hn::GetLane(hn::MinOfLanes(d, low));
+  *largest = hn::GetLane(hn::MaxOfLanes(d, high));
+  for (; i < count; ++i) {
+    *smallest = std::min(*smallest, x[i]);
+    *largest = std::max(*largest, x[i]);
+  }
+}
+
 void KiviEncodeValues(size_t bits,
                       size_t group,
                       size_t head_dim,
@@ -134,8 +153,10 @@ void KiviEncodeValues(size_t bits,
     const float* row = x + t * head_dim;
     for (size_t begin = 0; begin < head_dim; begin += group) {
       const size_t end = std::min(begin + group, head_dim);
-      const auto [smallest, largest] = std::minmax_element(row + begin, row + end);
-      params.Set(begin, bits, *smallest, *largest);
+      float smallest;
+      float largest;
+      RowRange(row + begin, end - begin, &smallest, &largest);
+      params.Set(begin, bits, smallest, largest);
       std::fill(params.scales + begin, params.scales + end, params.scales[begin]);
       std::fill(params.offsets + begin, params.offsets + end, params.offsets[begin]);
       const size_t place = (t * groups + begin / group) * sizeof(uint16_t);

@@ -18,6 +18,7 @@
 #include "kernels/codec/row_codec.h"
 #include "kernels/cpu/rot_codes-inl.h"
 #include "kernels/cpu/rotate-inl.h"
+#include "kernels/cpu/sanitize-inl.h"
 
 #ifndef VARVE_KERNELS_CODEC_ROT_CODEC_ONCE_
 #define VARVE_KERNELS_CODEC_ROT_CODEC_ONCE_
@@ -47,24 +48,50 @@ inline float AddParts(const float* parts) {
 }
 
 void LoadRotated(const float* x, size_t head_dim, RotRow* row) {
-  for (size_t i = 0; i < head_dim; ++i) {
+  const hn::CappedTag<float, 8> d;
+  size_t i = 0;
+  for (; i + hn::Lanes(d) <= head_dim; i += hn::Lanes(d)) {
+    hn::Store(LoadSanitized(d, x + i, kF16Largest), d, row->values + i);
+  }
+  for (; i < head_dim; ++i) {
     row->values[i] = F16Sanitize(x[i]);
   }
   std::fill(row->values + head_dim, row->values + RowCodes::kSize, 0.0F);
   RotateRow(row->values, head_dim);
 }
 
-float Deviation(const RotRow& row, size_t head_dim) {
-  const hn::ScalableTag<float> d;
-  const size_t lanes = hn::Lanes(d);
-  alignas(64) float squares[kSumParts] = {};
-  for (size_t i = 0; i < head_dim; i += kSumParts) {
-    for (size_t part = 0; part < kSumParts; part += lanes) {
-      const auto y = hn::Load(d, row.values + i + part);
-      hn::Store(hn::Add(hn::Load(d, squares + part), hn::Mul(y, y)), d, squares + part);
+// Sums of as many parts as kSumParts, in registers.
+inline constexpr size_t kPartVectors = kSumParts / hn::MaxLanes(hn::ScalableTag<float>());
+struct PartSums {
+  using Tag = hn::ScalableTag<float>;
+  PartSums() {
+#pragma GCC unroll 4
+    for (size_t i = 0; i < kPartVectors; ++i) {
+      vectors[i] = hn::Zero(Tag());
     }
   }
-  return std::sqrt(AddParts(squares) / static_cast<float>(head_dim));
+  float Total() const {
+    alignas(64) float parts[kSumParts];
+    for (size_t i = 0; i < kPartVectors; ++i) {
+      hn::Store(vectors[i], Tag(), parts + i * hn::Lanes(Tag()));
+    }
+    return AddParts(parts);
+  }
+
+  hn::Vec<Tag> vectors[kPartVectors];
+};
+
+float Deviation(const RotRow& row, size_t head_dim) {
+  const hn::ScalableTag<float> d;
+  PartSums squares;
+  for (size_t i = 0; i < head_dim; i += kSumParts) {
+#pragma GCC unroll 4
+    for (size_t part = 0; part < kPartVectors; ++part) {
+      const auto y = hn::Load(d, row.values + i + part * hn::Lanes(d));
+      squares.vectors[part] = hn::Add(squares.vectors[part], hn::Mul(y, y));
+    }
+  }
+  return std::sqrt(squares.Total() / static_cast<float>(head_dim));
 }
 
 // Codes of the row, and the scale that fits their levels best.
@@ -76,11 +103,13 @@ float QuantizeRow(const RotRow& row, size_t head_dim, float sigma, RowCodes* cod
   const hn::RebindToSigned<decltype(d)> d32;
   const hn::Rebind<uint8_t, decltype(d)> d8;
   const size_t lanes = hn::Lanes(d);
-  alignas(64) float products[kSumParts] = {};
-  alignas(64) float squares[kSumParts] = {};
+  PartSums products;
+  PartSums squares;
   for (size_t i = 0; i < head_dim; i += kSumParts) {
-    for (size_t part = 0; part < kSumParts; part += lanes) {
-      const auto y = hn::Load(d, row.values + i + part);
+#pragma GCC unroll 4
+    for (size_t part = 0; part < kPartVectors; ++part) {
+      const size_t at = i + part * lanes;
+      const auto y = hn::Load(d, row.values + at);
       const auto magnitude = hn::Abs(y);
       auto level = hn::Set(d, RotLevel(kBits, 0));
       auto code = hn::Zero(d32);
@@ -93,21 +122,19 @@ float QuantizeRow(const RotRow& row, size_t head_dim, float sigma, RowCodes* cod
       }
       const auto negative = hn::BitCast(d32, hn::VecFromMask(d, hn::Lt(y, hn::Zero(d))));
       code = hn::Or(code, hn::And(negative, hn::Set(d32, static_cast<int32_t>(kLevels))));
-      hn::StoreU(hn::DemoteTo(d8, code), d8, codes->codes + i + part);
-      // Dimensions beyond head_dim have y = 0 but a level: they must not count.
-      const auto counts =
-          hn::BitCast(d,
-                      hn::VecFromMask(d32,
-                                      hn::Lt(hn::Iota(d32, static_cast<int32_t>(i + part)),
-                                             hn::Set(d32, static_cast<int32_t>(head_dim)))));
-      level = hn::And(level, counts);
-      hn::Store(
-          hn::Add(hn::Load(d, products + part), hn::Mul(magnitude, level)), d, products + part);
-      hn::Store(hn::Add(hn::Load(d, squares + part), hn::Mul(level, level)), d, squares + part);
+      hn::StoreU(hn::DemoteTo(d8, code), d8, codes->codes + at);
+      if (at + lanes > head_dim) {
+        // Dimensions beyond head_dim have y = 0 but a level: they must not count.
+        const auto counts = hn::Lt(hn::Iota(d32, static_cast<int32_t>(at)),
+                                   hn::Set(d32, static_cast<int32_t>(head_dim)));
+        level = hn::And(level, hn::BitCast(d, hn::VecFromMask(d32, counts)));
+      }
+      products.vectors[part] = hn::Add(products.vectors[part], hn::Mul(magnitude, level));
+      squares.vectors[part] = hn::Add(squares.vectors[part], hn::Mul(level, level));
     }
   }
   std::fill(codes->codes + head_dim, codes->codes + RowCodes::kSize, uint8_t{0});
-  return AddParts(products) / AddParts(squares);
+  return products.Total() / squares.Total();
 }
 
 template <size_t kBits>

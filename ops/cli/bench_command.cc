@@ -41,8 +41,8 @@ void AddThreads(CLI::App* command, int& threads) {
 
 void AddAttention(CLI::App& bench, Invocation& chosen) {
   auto options = std::make_shared<AttentionBenchOptions>();
-  CLI::App* command =
-      bench.add_subcommand("attention", "Attention over encoded pages, decode and prefill");
+  CLI::App* command = bench.add_subcommand(
+      "attention", "Attention over encoded pages, decode and prefill, and encoding");
   command->add_option("--codec", options->codec, "A codec's name, or all")->capture_default_str();
   command->add_option("--tokens", options->tokens, "Lengths of the context")->capture_default_str();
   command->add_option("--qo-heads", options->num_qo_heads, "Query heads")->capture_default_str();

@@ -43,7 +43,7 @@ NO_MIRROR = {
 }
 
 BANNED = {
-    r"\bsystem_clock::now|\bsteady_clock::now": ("ask proto/base/clock.h", {"proto/base/os_clock.cc", "ops/cli/bench/roofs.cc", "ops/cli/bench/attention_bench.cc"}),
+    r"\bsystem_clock::now|\bsteady_clock::now": ("ask proto/base/clock.h", {"proto/base/os_clock.cc", "ops/cli/bench/roofs.cc", "ops/cli/bench/median_ms.h"}),
     r"\bstd::rand\b|\bsrand\(|\brandom_device\b|\bmt19937": ("use proto/base/rng.h", set()),
     r"\bprintf\(": ("use proto/base/log.h, or fmt in ops/cli", {"proto/base/check.cc", "ops/cli/bench/attention_bench.cc"}),
     r"\bcudaMalloc\b": ("memory comes from the device tier", set()),

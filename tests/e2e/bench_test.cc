@@ -43,7 +43,16 @@ std::vector<std::string> Names(const std::vector<nlohmann::json>& rows) {
 TEST(Bench, AttentionPrintsARowForEachCodec) {
   const auto rows = Rows({"attention", "--tokens", "512", "--queries", "0"});
   EXPECT_THAT(Names(rows), testing::Each("attention"));
-  EXPECT_GE(rows.size(), 3U);
+  EXPECT_GE(rows.size(), 6U);
+  size_t num_encode = 0;
+  for (const nlohmann::json& row : rows) {
+    if (row.at("shape").get<std::string>().starts_with("encode")) {
+      ++num_encode;
+      EXPECT_GT(row.at("input_gb_per_s"), 0);
+      EXPECT_EQ(row.at("threads"), 1);
+    }
+  }
+  EXPECT_EQ(2 * num_encode, rows.size());
 }
 
 TEST(Bench, StepPrintsPrefillAndDecode) {

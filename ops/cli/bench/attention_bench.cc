@@ -1,19 +1,17 @@
 #include "ops/cli/bench/attention_bench.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
-#include <map>
 #include <optional>
-#include <tuple>
 #include <vector>
 
 #include "kernels/attend.h"
 #include "kernels/ref/reference_attention.h"
-#include "proto/base/rng.h"
 
+#include "ops/cli/bench/bench_pages.h"
+#include "ops/cli/bench/encode_bench.h"
+#include "ops/cli/bench/median_ms.h"
 #include "ops/cli/bench/roofs.h"
 
 namespace varve {
@@ -52,66 +50,21 @@ class Workload {
   AttendScratch scratch_;
 };
 
-std::vector<float> Normals(size_t count, uint64_t seed) {
-  Rng rng(seed);
-  std::vector<float> values(count);
-  for (float& value : values) {
-    value = rng.NextNormal();
-  }
-  return values;
-}
-
-// The usual frequencies.
-RopeSpec MakeRope(int32_t head_dim) {
-  RopeSpec spec;
-  for (int32_t i = 0; i < head_dim / 2; ++i) {
-    spec.inv_freq.push_back(std::pow(10'000.0, -2.0 * i / head_dim));
-  }
-  return spec;
-}
-
-// Tables as for a model whose keys and values are normal numbers. Made once: large codebooks take
-// seconds.
-const CodecTables& TablesOf(const Codec& codec, const RunShape& shape) {
-  constexpr size_t kTokens = 1024;
-  static std::map<std::tuple<CodecId, int32_t, int32_t>, CodecTables> made;
-  CodecTables& tables = made[{codec.id(), shape.num_kv_heads, shape.head_dim}];
-  if (!tables.values.empty()) {
-    return tables;
-  }
-  const auto head_dim = static_cast<size_t>(shape.head_dim);
-  const size_t width = static_cast<size_t>(shape.num_kv_heads) * head_dim;
-  CalibrationSample sample{.num_kv_heads = shape.num_kv_heads,
-                           .head_dim = shape.head_dim,
-                           .num_tokens = kTokens,
-                           .k = Normals(kTokens * width, 1001),
-                           .v = Normals(kTokens * width, 1002),
-                           .q_moment = std::vector<double>(width * head_dim),
-                           .has_rope = true};
-  for (size_t i = 0; i < width; ++i) {
-    sample.q_moment[i * head_dim + i % head_dim] = 1.0;
-  }
-  tables = codec.Calibrate(sample);
-  return tables;
-}
-
 Workload::Workload(const AttentionBenchOptions& options,
                    const Codec& codec,
                    int64_t num_tokens,
                    int64_t num_queries)
-    : options_(options), num_tokens_(num_tokens), rope_(MakeRope(options.head_dim)) {
+    : options_(options), num_tokens_(num_tokens), rope_(BenchRope(options.head_dim)) {
   // A few pages are encoded, the others are copies: every page has bytes of its own in memory.
   constexpr size_t kDistinctPages = 8;
   const RunShape shape{options.num_kv_heads, options.head_dim, options.page_tokens};
   const size_t token_values = static_cast<size_t>(shape.num_kv_heads) * shape.head_dim;
-  if (codec.needs_tables()) {
-    tables_ = &TablesOf(codec, shape);
-  }
+  tables_ = BenchTables(codec, shape);
   for (int64_t begin = 0; begin < num_tokens; begin += shape.token_capacity) {
     const size_t page = pages_.size();
     if (page < kDistinctPages) {
-      const std::vector<float> k = Normals(token_values * shape.token_capacity, 2 * page);
-      const std::vector<float> v = Normals(token_values * shape.token_capacity, 2 * page + 1);
+      const std::vector<float> k = BenchNormals(token_values * shape.token_capacity, 2 * page);
+      const std::vector<float> v = BenchNormals(token_values * shape.token_capacity, 2 * page + 1);
       std::vector<std::byte>& bytes = pages_.emplace_back(codec.EncodedBytes(shape, tables_));
       codec.Encode(shape,
                    0,
@@ -139,7 +92,7 @@ Workload::Workload(const AttentionBenchOptions& options,
     positions_.push_back(num_tokens - num_queries + i);
   }
   const size_t rows = positions_.size() * options.num_qo_heads;
-  q_ = Normals(rows * options.head_dim, 99);
+  q_ = BenchNormals(rows * options.head_dim, 99);
   o_.resize(q_.size());
   lse_.resize(rows);
 }
@@ -195,20 +148,6 @@ double Workload::flops() const {
   return 4.0 * pairs * options_.num_qo_heads * options_.head_dim;
 }
 
-double MedianMs(Workload& workload, ThreadTeam& team, int runs) {
-  std::vector<double> times;
-  workload.Run(team);
-  for (int run = 0; run < runs; ++run) {
-    const auto begin = std::chrono::steady_clock::now();
-    workload.Run(team);
-    const std::chrono::duration<double, std::milli> elapsed =
-        std::chrono::steady_clock::now() - begin;
-    times.push_back(elapsed.count());
-  }
-  std::nth_element(times.begin(), times.begin() + runs / 2, times.end());
-  return times[runs / 2];
-}
-
 struct Figure {
   const char* kind;  // "decode" or "prefill"
   std::string codec;
@@ -247,7 +186,7 @@ void Print(const AttentionBenchOptions& options, const Roofs& roofs, const Figur
         roofs.read_bytes_per_s / 1e9,
         roofs.fp32_flops_per_s / 1e9);
   } else {
-    std::printf("%-8s %-6s %7.3f %9lld %8d %8d %11.3f %14.0f %10.1f %7.1f %% of %s\n",
+    std::printf("%-8s %-8s %7.3f %9lld %8d %8d %11.3f %14.0f %10.1f %7.1f %% of %s\n",
                 figure.kind,
                 figure.codec.c_str(),
                 figure.bpe,
@@ -276,7 +215,7 @@ Figure Measure(const AttentionBenchOptions& options,
   figure.bpe = codec.BitsPerValue({options.num_kv_heads, options.head_dim, options.page_tokens});
   figure.tokens = tokens;
   figure.queries = queries;
-  figure.median_ms = MedianMs(workload, team, options.runs);
+  figure.median_ms = MedianMs(options.runs, [&] { workload.Run(team); });
   const double seconds = figure.median_ms / 1e3;
   const double read_seconds = workload.encoded_bytes() / roofs.read_bytes_per_s;
   const double fma_seconds = workload.flops() / roofs.fp32_flops_per_s;
@@ -354,7 +293,7 @@ int RunAttentionBench(const AttentionBenchOptions& options) {
         options.num_kv_heads,
         options.head_dim,
         options.runs);
-    std::printf("%-8s %-6s %7s %9s %8s %8s %11s %14s %10s %s\n",
+    std::printf("%-8s %-8s %7s %9s %8s %8s %11s %14s %10s %s\n",
                 "shape",
                 "codec",
                 "bpe",
@@ -376,6 +315,10 @@ int RunAttentionBench(const AttentionBenchOptions& options) {
             options, roofs, Measure(options, roofs, *codec, tokens, options.prefill_queries, team));
       }
     }
+  }
+  const Roofs one_thread = options.threads == 1 ? roofs : MeasureRoofs(1);
+  for (const Codec* codec : codecs) {
+    PrintEncode(options, one_thread, *codec);
   }
   return 0;
 }

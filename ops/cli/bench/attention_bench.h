@@ -1,6 +1,6 @@
 // `varve bench attention`: Attend over encoded pages, for one query token (decode) and for a chunk
-// of them (prefill), beside the roofs of the machine measured in the same run. Results are compared
-// with the reference before anything is timed.
+// of them (prefill), and one thread that encodes pages, beside the roofs of the machine measured in
+// the same run. Results are compared with the reference before anything is timed.
 #pragma once
 
 #include <cstdint>
