@@ -39,9 +39,10 @@ using SumFloatTag = hn::RebindToFloat<SumTag>;
 using SumVec = hn::Vec<SumTag>;
 inline constexpr size_t kWordLanes = hn::MaxLanes(WordTag());
 inline constexpr size_t kSumLanes = hn::MaxLanes(SumTag());
+inline constexpr float kMaxPairCode = 32767.0F;
 
-// Rounds x[0, count) to integers of at most 32767 and returns what one of them is worth.
-inline float QuantizeToPairs(const float* x, size_t count, int16_t* out) {
+// Rounds x[0, count) to integers of at most `limit` and returns what one of them is worth.
+inline float QuantizeToPairs(const float* x, size_t count, float limit, int16_t* out) {
   const SumFloatTag d;
   const hn::Rebind<int16_t, SumFloatTag> d16;
   auto largest_lanes = hn::Zero(d);
@@ -58,7 +59,7 @@ inline float QuantizeToPairs(const float* x, size_t count, int16_t* out) {
     std::fill(out, out + count, int16_t{0});
     return largest > 1e37F ? NAN : 0.0F;
   }
-  const float factor = 32767.0F / largest;
+  const float factor = limit / largest;
   for (i = 0; i + kSumLanes <= count; i += kSumLanes) {
     const auto code = hn::NearestInt(hn::Mul(hn::LoadU(d, x + i), hn::Set(d, factor)));
     hn::StoreU(hn::DemoteTo(d16, code), d16, out + i);
@@ -66,7 +67,7 @@ inline float QuantizeToPairs(const float* x, size_t count, int16_t* out) {
   for (; i < count; ++i) {
     out[i] = static_cast<int16_t>(std::lrint(x[i] * factor));
   }
-  return largest / 32767.0F;
+  return largest / limit;
 }
 
 // Minus what the bias of the codes adds to the products with these.
@@ -93,7 +94,7 @@ float QuantizeQuery(const Reader& reader, const float* q, size_t head_dim, int16
       }
     }
   }
-  return QuantizeToPairs(ordered, head_dim, out) * reader.step();
+  return QuantizeToPairs(ordered, head_dim, kMaxPairCode, out) * reader.step();
 }
 
 // One vector of each key's words.
@@ -186,14 +187,13 @@ HWY_NOINLINE void ScoreCodeRows(const Reader& reader,
   }
 }
 
-// Adds what two tokens' codes, alternating in `pairs`, weigh with the pairs of weights at
-// `weights`.
+// Adds what the numbers of two tokens, alternating in `lower` and `upper`, weigh with the pairs of
+// weights at `weights`.
 template <bool kVnni, size_t kRows>
-HWY_INLINE void AddPair(ByteVec pairs,
+HWY_INLINE void AddPair(WordVec lower,
+                        WordVec upper,
                         const int16_t* HWY_RESTRICT weights,
                         SumVec (&sum)[kRows][2]) {
-  const WordVec lower = LowerWords(pairs);
-  const WordVec upper = UpperWords(pairs);
 #pragma GCC unroll 4
   for (size_t row = 0; row < kRows; ++row) {
     int32_t both;
@@ -244,14 +244,14 @@ HWY_INLINE void AddCodeHalf(const Reader& reader,
   }
   size_t t = 0;
   for (; t + 2 <= num_tokens; t += 2) {
-    AddPair<kVnni>(reader.template ValuePairs<kSub, kLane, kHalf>(token + t, token + t + 1, chunk),
-                   by.weights + t,
-                   sum);
+    const ByteVec pairs =
+        reader.template ValuePairs<kSub, kLane, kHalf>(token + t, token + t + 1, chunk);
+    AddPair<kVnni>(LowerWords(pairs), UpperWords(pairs), by.weights + t, sum);
   }
   if (t < num_tokens) {
-    AddPair<kVnni>(reader.template ValuePairs<kSub, kLane, kHalf>(token + t, token + t, chunk),
-                   by.weights + t,
-                   sum);
+    const ByteVec pairs =
+        reader.template ValuePairs<kSub, kLane, kHalf>(token + t, token + t, chunk);
+    AddPair<kVnni>(LowerWords(pairs), UpperWords(pairs), by.weights + t, sum);
   }
 #pragma GCC unroll 4
   for (size_t row = 0; row < kRows; ++row) {
