@@ -4,7 +4,8 @@
 //
 // Calibrated for each layer: 2^bits levels in [-1, 1] for the keys and as many for the values
 // (k-means weighted with the sensitivity of the model; with 2 bits corrected so that mean and
-// deviation of what is coded stay, the paper's Q-Norm); for each kv head and channel the scale and
+// deviation of what is coded stay, the paper's Q-Norm), rounded to 127ths of the largest, so that
+// integer arithmetic is exact on them; for each kv head and channel the scale and
 // the offset of the keys, from their range or, in the forms with outliers, from the range that
 // holds 99 % of them.
 //
@@ -22,6 +23,8 @@
 // Bits per value of head_dim 64: bits + 16 / head_dim; with outliers 24 / 64 more.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -82,6 +85,23 @@ VARVE_HD inline NuqTables NuqTablesOf(const float* tables,
   const size_t levels = size_t{1} << bits;
   const float* head = tables + 2 * levels + 2 * kv_head * head_dim;
   return {tables, tables + levels, head, head + head_dim};
+}
+
+// Levels as integers, of which the largest is kNuqSteps; returns what one of them is worth.
+inline constexpr float kNuqSteps = 127.0F;
+inline constexpr size_t kMaxNuqLevels = 16;
+
+inline float NuqLevelSteps(const float* levels, size_t bits, int8_t* steps) {
+  const size_t count = size_t{1} << bits;
+  float largest = 0.0F;
+  for (size_t i = 0; i < count; ++i) {
+    largest = std::max(largest, std::fabs(levels[i]));
+  }
+  const float step = std::max(largest, 1e-30F) / kNuqSteps;
+  for (size_t i = 0; i < count; ++i) {
+    steps[i] = static_cast<int8_t>(std::lrint(levels[i] / step));
+  }
+  return step;
 }
 
 }  // namespace varve

@@ -71,6 +71,11 @@ std::vector<float> Levels(const Fitted& fitted, size_t bits) {
   if (bits == 2 && !fitted.values.empty()) {
     Normalise(fitted, &levels);
   }
+  int8_t steps[kMaxNuqLevels];
+  const float step = NuqLevelSteps(levels.data(), bits, steps);
+  std::transform(steps, steps + levels.size(), levels.begin(), [&](int8_t level) {
+    return static_cast<float>(level) * step;
+  });
   return levels;
 }
 

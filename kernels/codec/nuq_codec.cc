@@ -21,7 +21,10 @@
 #include "kernels/codec/nuq_block.h"
 #include "kernels/codec/nuq_calibration.h"
 #include "kernels/codec/pack_codes.h"
+#include "kernels/codec/word_decoder.h"
+#include "kernels/cpu/level_words.h"
 #include "kernels/cpu/packed-inl.h"
+#include "kernels/dense.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
@@ -117,12 +120,13 @@ float LoadHalf(const std::byte* bytes) {
   return F16ToFloat(half);
 }
 
-class NuqCodec final : public HeadCodec {
+class NuqCodec final : public HeadCodec, public WordDecoder {
  public:
   NuqCodec(CodecId id, std::string_view name, size_t bits, bool sparse)
       : id_(id), name_(name), bits_(bits), sparse_(sparse) {}
 
   CodecId id() const override { return id_; }
+  uint16_t version() const override { return 2; }
   std::string_view name() const override { return name_; }
   bool needs_tables() const override { return true; }
   CodecTables Calibrate(const CalibrationSample& sample) const override {
@@ -130,6 +134,68 @@ class NuqCodec final : public HeadCodec {
   }
   size_t TableFloats(size_t num_kv_heads, size_t head_dim) const override {
     return NuqTableFloats(bits_, num_kv_heads, head_dim);
+  }
+
+  size_t num_outliers(size_t head_dim) const override { return NuqOutliers(sparse_, head_dim); }
+  void LoadTables(const HeadRun& run, WordTables* out) const override {
+    const auto head_dim = static_cast<size_t>(run.shape.head_dim);
+    const size_t half = head_dim / 2;
+    const NuqTables tables = TablesOf(BlockOf(run));
+    const float key_step = NuqLevelSteps(tables.key_levels, bits_, out->key_levels);
+    out->value_step = NuqLevelSteps(tables.value_levels, bits_, out->value_levels);
+    const auto largest = [&](size_t i) {
+      return kNuqSteps * key_step * std::fabs(tables.scales[i]) + std::fabs(tables.offsets[i]);
+    };
+    for (size_t i = 0; i < head_dim; ++i) {
+      const float pair = std::hypot(largest(i % half), largest(i % half + half));
+      const float step = std::max(pair, 1e-30F) / kMaxKeyPair;
+      out->key_steps[i] = step;
+      out->key_scales[i] =
+          static_cast<int16_t>(std::lrint(128.0F * key_step * tables.scales[i] / step));
+      out->key_offsets[i] = static_cast<int16_t>(std::lrint(tables.offsets[i] / step));
+    }
+  }
+  void DecodeKeyWords(const HeadRun& run,
+                      const WordTables& tables,
+                      size_t first_token,
+                      size_t num_tokens,
+                      int16_t* words,
+                      float* scales,
+                      const OutlierRows& outliers) const override {
+    const Block block = BlockOf(run);
+    const NuqLayout at = LayoutOf(block);
+    const std::byte* keys = KeysOf(run, at);
+    KeyLevelWords(
+        bits_, keys + first_token * at.row_bytes, tables, num_tokens, block.head_dim, words);
+    std::fill_n(scales, num_tokens, 1.0F);
+    TakeOutliers(at, keys, first_token, num_tokens, block.head_dim, words, outliers);
+  }
+  void DecodeValueWords(const HeadRun& run,
+                        const WordTables& tables,
+                        size_t first_token,
+                        size_t num_tokens,
+                        int16_t* words,
+                        const OutlierRows& outliers) const override {
+    const Block block = BlockOf(run);
+    const NuqLayout at = LayoutOf(block);
+    const std::byte* values = KeysOf(run, at) + at.key_bytes;
+    ValueLevelWords(
+        bits_, values + first_token * at.row_bytes, tables, num_tokens, block.head_dim, words);
+    TakeOutliers(at, values, first_token, num_tokens, block.head_dim, words, outliers);
+  }
+  void LoadValueParams(const HeadRun& run,
+                       const WordTables& tables,
+                       size_t first_token,
+                       size_t num_tokens,
+                       float* scales,
+                       float* offsets) const override {
+    const NuqLayout at = LayoutOf(BlockOf(run));
+    const std::byte* values = KeysOf(run, at) + at.key_bytes + first_token * sizeof(uint16_t);
+    Widen(values + at.scales, DType::kF16, num_tokens, scales);
+    Widen(values + at.offsets, DType::kF16, num_tokens, offsets);
+    for (size_t t = 0; t < num_tokens; ++t) {
+      scales[t] *= tables.value_step;
+    }
   }
 
  protected:
@@ -225,6 +291,33 @@ class NuqCodec final : public HeadCodec {
   }
   NuqTables TablesOf(const Block& block) const {
     return NuqTablesOf(block.tables->values.data(), bits_, block.kv_head, block.head_dim);
+  }
+  static Block BlockOf(const HeadRun& run) {
+    return {static_cast<size_t>(run.shape.head_dim),
+            static_cast<size_t>(run.shape.token_capacity),
+            run.kv_head,
+            run.tables};
+  }
+  static const std::byte* KeysOf(const HeadRun& run, const NuqLayout& at) {
+    return run.encoded + run.kv_head * (at.key_bytes + at.value_bytes);
+  }
+  // Outliers as they are, and their words as zeros.
+  static void TakeOutliers(const NuqLayout& at,
+                           const std::byte* block,
+                           size_t first_token,
+                           size_t num_tokens,
+                           size_t head_dim,
+                           int16_t* words,
+                           const OutlierRows& outliers) {
+    const size_t first = first_token * at.num_outliers;
+    const size_t count = num_tokens * at.num_outliers;
+    std::memcpy(outliers.dims, block + at.dims + first, count);
+    Widen(block + at.outliers + first * sizeof(uint16_t), DType::kF16, count, outliers.values);
+    for (size_t place = 0; place < count; ++place) {
+      if (outliers.dims[place] < head_dim) {
+        words[place / at.num_outliers * head_dim + outliers.dims[place]] = 0;
+      }
+    }
   }
   static void StoreOutliers(const NuqLayout& at,
                             size_t token,

@@ -19,12 +19,15 @@
 #include "kernels/codec/int_rows.h"
 #include "kernels/codec/query_weights.h"
 #include "kernels/codec/think_block.h"
+#include "kernels/codec/word_decoder.h"
 #include "kernels/cpu/attend_plan.h"
+#include "kernels/cpu/level_words.h"
 #include "kernels/cpu/reorder-inl.h"
 #include "kernels/cpu/widen-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
 
 inline constexpr size_t kThinkTokens = 16;  // unpacked at a time
 
@@ -61,6 +64,73 @@ void ThinkDecodeKeys(const ThinkLayout& at,
   }
 }
 
+// Where eight channels of a key come from: its kept channels from `first` on, by bytes.
+struct ThinkEight {
+  uint8_t bytes[16];  // 0x80: pruned
+  size_t first;
+};
+
+// levels: [num_tokens, kept] words of twice the code, about the middle; readable eight further.
+void ThinkKeyWords(const ThinkLayout& at,
+                   size_t head_dim,
+                   const std::byte* encoded,
+                   size_t first_token,
+                   size_t num_tokens,
+                   const int16_t* levels,
+                   int16_t* out,
+                   float* steps) {
+  const hn::FixedTag<int16_t, 8> d;
+  const hn::FixedTag<uint8_t, 16> d8;
+  constexpr float kMiddle = 7.5F;
+  const size_t kept = ThinkKept(head_dim);
+  int32_t places[kMaxHeadDim];
+  ThinkPlaces(encoded, head_dim, places);
+  ThinkEight eights[kMaxHeadDim / 8];
+  size_t next = 0;
+  for (size_t i = 0; i < head_dim; ++i) {
+    ThinkEight& eight = eights[i / 8];
+    eight.first = i % 8 == 0 ? next : eight.first;
+    const bool stays = static_cast<size_t>(places[i]) < kept;
+    const auto byte = static_cast<uint8_t>(2 * (next - eight.first));
+    eight.bytes[i % 8 * 2] = stays ? byte : 0x80;
+    eight.bytes[i % 8 * 2 + 1] = stays ? byte + 1 : 0x80;
+    next += stays ? 1 : 0;
+  }
+  float means[kMaxHeadDim];
+  float scales[kWordTokens];
+  float offsets[kWordTokens];
+  WidenRow<DType::kF16>(encoded + at.means, head_dim, means);
+  WidenRow<DType::kF16>(encoded + at.scales + first_token * sizeof(uint16_t), num_tokens, scales);
+  WidenRow<DType::kF16>(encoded + at.offsets + first_token * sizeof(uint16_t), num_tokens, offsets);
+  float largest_mean = 1e-30F;
+  for (size_t i = 0; i < head_dim; ++i) {
+    largest_mean = std::max(largest_mean, std::fabs(means[i]));
+  }
+  float largest = 0.0F;
+  for (size_t t = 0; t < num_tokens; ++t) {
+    offsets[t] += kMiddle * scales[t];
+    largest = std::max(largest, std::fabs(offsets[t]) + kMiddle * scales[t]);
+  }
+  const float step = (largest + largest_mean) * 1.4143F / kMaxKeyPair;
+  std::fill_n(steps, num_tokens, step);
+  alignas(16) int16_t mean_words[kMaxHeadDim];
+  for (size_t i = 0; i < head_dim; ++i) {
+    mean_words[i] = static_cast<int16_t>(std::lrint(means[i] / step));
+  }
+  for (size_t t = 0; t < num_tokens; ++t, levels += kept, out += head_dim) {
+    // (level * 2^11 * scale) / 2^15, a level being half a code's step.
+    const auto scale = hn::Set(d, static_cast<int16_t>(std::lrint(8.0F * scales[t] / step)));
+    const auto offset = hn::Set(d, static_cast<int16_t>(std::lrint(offsets[t] / step)));
+    for (size_t i = 0; i < head_dim; i += 8) {
+      const ThinkEight& eight = eights[i / 8];
+      const auto level = hn::ShiftLeft<11>(hn::LoadU(d, levels + eight.first));
+      const auto word = hn::Add(hn::MulFixedPoint15(level, scale), offset);
+      const auto placed = hn::TableLookupBytesOr0(word, hn::BitCast(d, hn::LoadU(d8, eight.bytes)));
+      hn::StoreU(hn::Add(placed, hn::Load(d, mean_words + i)), d, out + i);
+    }
+  }
+}
+
 }  // namespace varve::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -69,6 +139,7 @@ namespace varve {
 namespace {
 
 HWY_EXPORT(ThinkDecodeKeys);
+HWY_EXPORT(ThinkKeyWords);
 
 // One row of int4 at token `t` of a block.
 void StoreRow(const ThinkLayout& at, size_t t, const float* x, size_t count, std::byte* out) {
@@ -93,7 +164,7 @@ std::vector<size_t> KeptChannels(const float* q_norms, const std::vector<double>
   return order;
 }
 
-class Think final : public HeadCodec {
+class Think final : public HeadCodec, public WordDecoder {
  public:
   CodecId id() const override { return CodecId::kThink; }
   std::string_view name() const override { return "think"; }
@@ -110,6 +181,66 @@ class Think final : public HeadCodec {
   }
   size_t TableFloats(size_t num_kv_heads, size_t head_dim) const override {
     return ThinkTableFloats(num_kv_heads, head_dim);
+  }
+
+  size_t num_outliers(size_t /*head_dim*/) const override { return 0; }
+  void LoadTables(const HeadRun& /*run*/, WordTables* tables) const override {
+    std::fill_n(tables->key_steps, kMaxWordChannels, 1.0F);
+    for (int code = 0; code < 16; ++code) {
+      tables->value_levels[code] = static_cast<int8_t>(2 * code - 15);
+    }
+    tables->value_step = 0.5F;
+  }
+  void DecodeKeyWords(const HeadRun& run,
+                      const WordTables& tables,
+                      size_t first_token,
+                      size_t num_tokens,
+                      int16_t* words,
+                      float* scales,
+                      const OutlierRows& /*outliers*/) const override {
+    const auto head_dim = static_cast<size_t>(run.shape.head_dim);
+    const ThinkLayout at = KeyLayoutOf(run);
+    const std::byte* keys = KeysOf(run);
+    int16_t levels[kWordTokens * ThinkKept(kMaxWordChannels) + 8];
+    ValueLevelWords(kThinkBits,
+                    keys + at.codes + first_token * at.row_bytes,
+                    tables,
+                    num_tokens,
+                    ThinkKept(head_dim),
+                    levels);
+    HWY_DYNAMIC_DISPATCH(ThinkKeyWords)
+    (at, head_dim, keys, first_token, num_tokens, levels, words, scales);
+  }
+  void DecodeValueWords(const HeadRun& run,
+                        const WordTables& tables,
+                        size_t first_token,
+                        size_t num_tokens,
+                        int16_t* words,
+                        const OutlierRows& /*outliers*/) const override {
+    const auto head_dim = static_cast<size_t>(run.shape.head_dim);
+    const ThinkLayout at = ValueLayoutOf(run);
+    ValueLevelWords(kThinkBits,
+                    ValuesOf(run) + at.codes + first_token * at.row_bytes,
+                    tables,
+                    num_tokens,
+                    head_dim,
+                    words);
+  }
+  void LoadValueParams(const HeadRun& run,
+                       const WordTables& tables,
+                       size_t first_token,
+                       size_t num_tokens,
+                       float* scales,
+                       float* offsets) const override {
+    const ThinkLayout at = ValueLayoutOf(run);
+    const std::byte* first = ValuesOf(run) + first_token * sizeof(uint16_t);
+    Widen(first + at.scales, DType::kF16, num_tokens, scales);
+    Widen(first + at.offsets, DType::kF16, num_tokens, offsets);
+    for (size_t t = 0; t < num_tokens; ++t) {
+      // The levels' middle is zero.
+      offsets[t] += 7.5F * scales[t];
+      scales[t] *= tables.value_step;
+    }
   }
 
  protected:
@@ -160,6 +291,23 @@ class Think final : public HeadCodec {
                   block.head_dim,
                   block.head_dim,
                   x);
+  }
+
+ private:
+  static ThinkLayout ValueLayoutOf(const HeadRun& run) {
+    return ThinkValueLayout(static_cast<size_t>(run.shape.head_dim),
+                            static_cast<size_t>(run.shape.token_capacity));
+  }
+  static const std::byte* KeysOf(const HeadRun& run) {
+    return ValuesOf(run) - KeyLayoutOf(run).bytes;
+  }
+  static const std::byte* ValuesOf(const HeadRun& run) {
+    const size_t keys = KeyLayoutOf(run).bytes;
+    return run.encoded + run.kv_head * (keys + ValueLayoutOf(run).bytes) + keys;
+  }
+  static ThinkLayout KeyLayoutOf(const HeadRun& run) {
+    return ThinkKeyLayout(static_cast<size_t>(run.shape.head_dim),
+                          static_cast<size_t>(run.shape.token_capacity));
   }
 };
 

@@ -182,7 +182,15 @@ double AttendTolerance(CodecId codec) {
     case CodecId::kKivi2:
     case CodecId::kKivi4G32:
     case CodecId::kKivi2G32:
+    case CodecId::kThink:
       return 3e-4;
+    case CodecId::kNuq4:
+    case CodecId::kNuq3:
+    case CodecId::kNuq2:
+    case CodecId::kNuq4Sparse:
+    case CodecId::kNuq3Sparse:
+    case CodecId::kNuq2Sparse:
+      return 2e-3;
     default:
       return 1e-5;
   }

@@ -10,11 +10,13 @@
 // clang-format on
 
 #include <numeric>
+#include <type_traits>
 
 #include "kernels/cpu/attend_block.h"
 #include "kernels/cpu/attend_tile-inl.h"
 #include "kernels/cpu/few_code_tile-inl.h"
 #include "kernels/cpu/few_rows-inl.h"
+#include "kernels/cpu/few_word_tile-inl.h"
 #include "proto/base/check.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -28,6 +30,7 @@ HWY_INLINE void ScoreFloatTile(D d,
                                FewTokens tokens,
                                size_t rows,
                                size_t head_dim,
+                               const float* q,
                                FewScratch& scratch,
                                SoftmaxArgs& args) {
   if constexpr (Reader::kScaled) {
@@ -45,7 +48,7 @@ HWY_INLINE void ScoreFloatTile(D d,
                                       tile.first_token,
                                       tokens.begin,
                                       tokens.end,
-                                      scratch.q + row * head_dim,
+                                      q + row * head_dim,
                                       head_dim,
                                       scratch.scores + row * kTileTokens);
   });
@@ -75,7 +78,7 @@ HWY_INLINE void AddFloatTile(D d,
 template <bool kVnni, class D, class Reader>
 void AttendTileFew(D d,
                    const AttendBlock& block,
-                   const Reader& reader,
+                   Reader& reader,
                    const AttendTile& tile,
                    FewScratch& scratch) {
   const AttendParams& params = *block.params;
@@ -96,11 +99,21 @@ void AttendTileFew(D d,
         tile.weights + tokens.begin, tile.weights + tokens.end, scratch.weights + tokens.begin);
     args.weights = scratch.weights;
   }
-  if constexpr (Reader::kInteger) {
+  constexpr bool kWords = std::is_same_v<Reader, WordReader>;
+  if constexpr (kWords) {
+    ScoreWordTile(reader, tile, tokens, rows, scratch);
+  } else if constexpr (Reader::kInteger) {
     ScoreCodeTile<kVnni>(d, reader, tile, tokens, rows, params.head_dim, scratch, args);
   } else {
+    const float* q = scratch.q;
+    if constexpr (std::is_same_v<Reader, DecodedReader>) {
+      if (tile.view->rope != nullptr && tile.indices == nullptr) {
+        q = TurnQueries(*tile.view->rope, tile, rows, scratch);
+        reader.SetFirstPosition(-int64_t{tile.first_token});
+      }
+    }
     reader.Prepare(tile.first_token + tokens.begin, tokens.count());
-    ScoreFloatTile(d, reader, tile, tokens, rows, params.head_dim, scratch, args);
+    ScoreFloatTile(d, reader, tile, tokens, rows, params.head_dim, q, scratch, args);
   }
   const size_t lanes = hn::Lanes(d);
   const Columns columns{tokens.begin / lanes * lanes, (tokens.end + lanes - 1) / lanes * lanes};
@@ -114,7 +127,9 @@ void AttendTileFew(D d,
     scratch.corrections[row] =
         SoftmaxRow(d, args, columns, largest, scores, &scratch.states[row]).correction;
   }
-  if constexpr (Reader::kInteger) {
+  if constexpr (kWords) {
+    AddWordTile(d, block, reader, tile, tokens, scratch);
+  } else if constexpr (Reader::kInteger) {
     AddCodeTile<kVnni>(d, block, reader, tile, tokens, scratch);
   } else {
     AddFloatTile(d, block, reader, tile, tokens, scratch);
@@ -122,7 +137,7 @@ void AttendTileFew(D d,
 }
 
 // Calls body(reader) with the reader by which few rows read the view: of codes where the codec has
-// 8-bit codes, else of floats.
+// 8-bit codes, of words where it offers them, else of floats.
 template <class Body>
 HWY_INLINE void VisitFewReader(const KvView& view,
                                const AttendBlock& block,
@@ -173,9 +188,14 @@ HWY_INLINE void VisitFewReader(const KvView& view,
     case CodecId::kFp8:
       body(RowReader<Fp8Codes>(view, kv_head, head_dim));
       break;
-    default:
-      body(DecodedReader(view, block.params->num_kv_heads, kv_head, head_dim, decoded));
-      break;
+    default: {
+      const size_t num_kv_heads = block.params->num_kv_heads;
+      if (const WordDecoder* decoder = WordDecoderOf(*FindCodec(view.codec).value())) {
+        body(WordReader(*decoder, view, num_kv_heads, kv_head, head_dim, decoded));
+      } else {
+        body(DecodedReader(view, num_kv_heads, kv_head, head_dim, decoded));
+      }
+    }
   }
 }
 
@@ -196,7 +216,7 @@ void AttendFewWith(D d, const AttendBlock& block) {
     const auto attend = [&](auto reader) HWY_ATTR {
       UseCoordinates(
           block, {reader.keys_rotated(), reader.values_rotated()}, scratch.q, &coordinates);
-      if constexpr (decltype(reader)::kInteger) {
+      if constexpr (decltype(reader)::kInteger && !std::is_same_v<decltype(reader), WordReader>) {
         UseCodeQueries(block, reader, view.codec, scratch);
         if (next != nullptr && next->codec == view.codec) {
           reader.SetNextView(*next, block.kv_head);

@@ -149,10 +149,26 @@ HWY_INLINE float SetCodeWeights(D d,
   }
   int16_t* codes = scratch.weight_codes + row * kWeightStride;
   scratch.weight_factors[row] =
-      reader.step() * QuantizeToPairs(scratch.scaled + tokens.begin, tokens.count(), codes);
+      reader.step() *
+      QuantizeToPairs(scratch.scaled + tokens.begin, tokens.count(), kMaxPairCode, codes);
   codes[tokens.count()] = 0;
   scratch.weight_minus_bias[row] = MinusBias(codes, tokens.count());
   return reader.has_offset() ? SumLanes(d, offset) : 0.0F;
+}
+
+// Adds offsets[row] to the dimensions [first_dim, last_dim) of each row.
+template <class D>
+HWY_INLINE void AddOffsets(D d,
+                           const AttendBlock& block,
+                           const float* offsets,
+                           size_t first_dim,
+                           size_t last_dim) {
+  for (int32_t row = 0; row < block.num_rows(); ++row) {
+    float* o = block.o + row * block.o_stride;
+    for (size_t i = first_dim; i < last_dim; i += hn::Lanes(d)) {
+      hn::StoreU(hn::Add(hn::LoadU(d, o + i), hn::Set(d, offsets[row])), d, o + i);
+    }
+  }
 }
 
 // o = o * corrections + weights * values.
@@ -195,11 +211,8 @@ HWY_INLINE void AddCodeTile(D d,
                                                  block.o + row * block.o_stride,
                                                  block.o_stride);
     });
-    for (size_t row = 0; row < rows && reader.has_offset(); ++row) {
-      float* o = block.o + row * block.o_stride + group * group_dims;
-      for (size_t i = 0; i < group_dims; i += hn::Lanes(d)) {
-        hn::StoreU(hn::Add(hn::LoadU(d, o + i), hn::Set(d, offsets[row])), d, o + i);
-      }
+    if (reader.has_offset()) {
+      AddOffsets(d, block, offsets, group * group_dims, (group + 1) * group_dims);
     }
   }
 }

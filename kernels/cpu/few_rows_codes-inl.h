@@ -64,7 +64,7 @@ float QuantizeQuery(const Reader& reader, const float* q, size_t head_dim, int16
       }
     }
   }
-  return QuantizeToPairs(ordered, head_dim, out) * reader.step();
+  return QuantizeToPairs(ordered, head_dim, kMaxPairCode, out) * reader.step();
 }
 
 // One vector of each key's words.
@@ -157,14 +157,13 @@ HWY_NOINLINE void ScoreCodeRows(const Reader& reader,
   }
 }
 
-// Adds what two tokens' codes, alternating in `pairs`, weigh with the pairs of weights at
-// `weights`.
+// Adds what the numbers of two tokens, alternating in `lower` and `upper`, weigh with the pairs of
+// weights at `weights`.
 template <bool kVnni, size_t kRows>
-HWY_INLINE void AddPair(ByteVec pairs,
+HWY_INLINE void AddPair(WordVec lower,
+                        WordVec upper,
                         const int16_t* HWY_RESTRICT weights,
                         SumVec (&sum)[kRows][2]) {
-  const WordVec lower = LowerWords(pairs);
-  const WordVec upper = UpperWords(pairs);
 #pragma GCC unroll 4
   for (size_t row = 0; row < kRows; ++row) {
     int32_t both;
@@ -215,14 +214,14 @@ HWY_INLINE void AddCodeHalf(const Reader& reader,
   }
   size_t t = 0;
   for (; t + 2 <= num_tokens; t += 2) {
-    AddPair<kVnni>(reader.template ValuePairs<kSub, kLane, kHalf>(token + t, token + t + 1, chunk),
-                   by.weights + t,
-                   sum);
+    const ByteVec pairs =
+        reader.template ValuePairs<kSub, kLane, kHalf>(token + t, token + t + 1, chunk);
+    AddPair<kVnni>(LowerWords(pairs), UpperWords(pairs), by.weights + t, sum);
   }
   if (t < num_tokens) {
-    AddPair<kVnni>(reader.template ValuePairs<kSub, kLane, kHalf>(token + t, token + t, chunk),
-                   by.weights + t,
-                   sum);
+    const ByteVec pairs =
+        reader.template ValuePairs<kSub, kLane, kHalf>(token + t, token + t, chunk);
+    AddPair<kVnni>(LowerWords(pairs), UpperWords(pairs), by.weights + t, sum);
   }
 #pragma GCC unroll 4
   for (size_t row = 0; row < kRows; ++row) {

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/codec/word_decoder.h"
 #include "kernels/cpu/attend_block.h"
 #include "kernels/cpu/attend_tile-inl.h"
 
@@ -62,7 +63,8 @@ struct FewScratch {
   // floats: kFewScratchFloats.
   FewScratch(float* floats, size_t head_dim)
       : q(floats),
-        scores(q + kFewRows * head_dim),
+        turned_q(q + kFewRows * head_dim),
+        scores(turned_q + kFewRows * head_dim),
         key_scales(scores + kFewRows * kTileTokens),
         key_offsets(key_scales + kTileTokens),
         value_scales(key_offsets + kTileTokens),
@@ -72,12 +74,14 @@ struct FewScratch {
         decoded(scaled + std::max<size_t>(kTileTokens, kMaxHeadDim)),
         q_codes(
             reinterpret_cast<int16_t*>(decoded + DecodedFloats(static_cast<int32_t>(head_dim)))),
-        weight_codes(q_codes + kFewRows * head_dim) {
+        weight_codes(q_codes + kFewRows * head_dim),
+        tile_turns(weight_codes + kFewRows * kWeightStride) {
     // Read to the end of the last vector, used only up to the last token: must be numbers.
     std::fill(key_scales, scaled, 0.0F);
   }
 
   float* q;               // [kFewRows, head_dim]
+  float* turned_q;        // [kFewRows, head_dim], of TurnQueries
   float* scores;          // [kFewRows, kTileTokens]
   float* key_scales;      // [kTileTokens]
   float* key_offsets;     // [kTileTokens]
@@ -88,6 +92,7 @@ struct FewScratch {
   float* decoded;         // DecodedFloats
   int16_t* q_codes;       // [kFewRows, head_dim], in the order of q_order
   int16_t* weight_codes;  // [kFewRows, kWeightStride]
+  int16_t* tile_turns;    // [kTileTokens, head_dim] 32767ths: by a tile's first positions
   float q_sums[kFewRows];
   float q_factors[kFewRows];  // what one of q_codes is worth
   int32_t q_minus_bias[kFewRows];
@@ -96,13 +101,28 @@ struct FewScratch {
   float corrections[kFewRows];
   RowState states[kFewRows];
   CodecId q_order = CodecId::kF32;  // the codec that q_codes are for; kF32: none
+  const Rope* tile_turns_of = nullptr;
+  WordTables word_tables;  // of word_tables_of
+  const CodecTables* word_tables_of = nullptr;
 };
 
+// The queries for keys that are turned by their distance from the tile's first token, which takes
+// no product of tables: R(first + t) k . q = R(t) k . R(-first) q.
+inline const float* TurnQueries(const Rope& rope,
+                                const AttendTile& tile,
+                                size_t rows,
+                                FewScratch& scratch) {
+  static constexpr int32_t kSamePosition[kFewRows] = {};
+  std::copy_n(scratch.q, rows * rope.head_dim(), scratch.turned_q);
+  TurnRowsBack(rope, {tile.first_position, kSamePosition}, rows, scratch.turned_q);
+  return scratch.turned_q;
+}
+
 inline size_t FewScratchFloatsOf(size_t head_dim) {
-  const size_t codes = kFewRows * (head_dim + kWeightStride);
-  return kFewRows * (head_dim + kTileTokens) + 5 * kTileTokens +
+  const size_t words = kFewRows * (head_dim + kWeightStride) + kTileTokens * head_dim;
+  return kFewRows * (2 * head_dim + kTileTokens) + 5 * kTileTokens +
          std::max<size_t>(kTileTokens, kMaxHeadDim) +
-         DecodedFloats(static_cast<int32_t>(head_dim)) + codes * sizeof(int16_t) / sizeof(float);
+         DecodedFloats(static_cast<int32_t>(head_dim)) + words * sizeof(int16_t) / sizeof(float);
 }
 
 }  // namespace varve::HWY_NAMESPACE

@@ -158,7 +158,7 @@ inline float QuantizeWeights(const float* weights, Columns columns, float larges
   const size_t lanes = hn::Lanes(d);
   // The reciprocal of less than this would be infinite; NaN makes the factor NaN.
   const bool is_tiny = largest <= 1e-30F;
-  const auto factor = hn::Set(d, is_tiny ? 0.0F : 32767.0F / largest);
+  const auto factor = hn::Set(d, is_tiny ? 0.0F : kMaxPairCode / largest);
   // Behind the sum with this, the last 16 bits are the rounded number.
   const auto magic = hn::Set(d, 12582912.0F);
   for (size_t i = columns.first; i < columns.last; i += 2 * lanes, out += 2 * lanes) {
@@ -168,7 +168,7 @@ inline float QuantizeWeights(const float* weights, Columns columns, float larges
     const auto pairs = hn::Or(hn::And(first, hn::Set(d32, 0xffff)), hn::ShiftLeft<16>(second));
     hn::StoreU(hn::BitCast(d16, pairs), d16, out);
   }
-  return is_tiny ? 0.0F : largest / 32767.0F;
+  return is_tiny ? 0.0F : largest / kMaxPairCode;
 }
 
 // Values of the tile's tokens [columns.first, end), zeros up to columns.last, in the pairs of
@@ -226,7 +226,7 @@ void UseCodeQueries(const AttendBlock& block, ManyScratch& scratch) {
     const float* q = scratch.q + row * head_dim;
     int16_t* codes = scratch.q_codes + row * stride;
     codes[stride - 1] = 0;
-    scratch.q_factors[row] = QuantizeToPairs(q, head_dim, codes);
+    scratch.q_factors[row] = QuantizeToPairs(q, head_dim, kMaxPairCode, codes);
     scratch.q_sums[row] = std::accumulate(q, q + head_dim, 0.0F);
   }
   scratch.has_codes = true;

@@ -67,8 +67,10 @@ HWY_INLINE V32 AddPairProductsFrom(V32 sum, V16 a, const int16_t* b) {
 #endif
 }
 
-// Rounds x[0, count) to integers of at most 32767 and returns what one of them is worth.
-inline float QuantizeToPairs(const float* x, size_t count, int16_t* out) {
+inline constexpr float kMaxPairCode = 32767.0F;
+
+// Rounds x[0, count) to integers of at most `limit` and returns what one of them is worth.
+inline float QuantizeToPairs(const float* x, size_t count, float limit, int16_t* out) {
   const hn::ScalableTag<float> d;
   const hn::Rebind<int16_t, decltype(d)> d16;
   const size_t lanes = hn::Lanes(d);
@@ -86,7 +88,7 @@ inline float QuantizeToPairs(const float* x, size_t count, int16_t* out) {
     std::fill(out, out + count, int16_t{0});
     return largest > 1e37F ? NAN : 0.0F;
   }
-  const float factor = 32767.0F / largest;
+  const float factor = limit / largest;
   for (i = 0; i + lanes <= count; i += lanes) {
     const auto code = hn::NearestInt(hn::Mul(hn::LoadU(d, x + i), hn::Set(d, factor)));
     hn::StoreU(hn::DemoteTo(d16, code), d16, out + i);
@@ -94,7 +96,7 @@ inline float QuantizeToPairs(const float* x, size_t count, int16_t* out) {
   for (; i < count; ++i) {
     out[i] = static_cast<int16_t>(std::lrint(x[i] * factor));
   }
-  return largest / 32767.0F;
+  return largest / limit;
 }
 
 inline bool HasVnni() {

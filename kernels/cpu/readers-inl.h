@@ -106,23 +106,22 @@ struct Fp8Codes {
   static constexpr bool kHasOffset = false;
   static constexpr bool kRotated = false;
   static RowFormat Format(size_t head_dim) { return Fp8Format(head_dim); }
-  static constexpr float kFp8HalfFactor = 256.0F;
-  static float Param(uint16_t bits) { return kFp8HalfFactor * F16ToFloat(bits); }
+  // What is loaded is 2^-120 of what is meant: exponents of four bits, unchanged, among those of
+  // eight.
+  static constexpr float kFactor = 0x1p120F;
+  static float Param(uint16_t bits) { return kFactor * F16ToFloat(bits); }
   template <class D>
   static HWY_INLINE hn::Vec<D> Load(D d, const std::byte* row, size_t i, size_t /*head_dim*/) {
-    const hn::Rebind<uint8_t, D> d8;
-    const hn::Rebind<int16_t, D> d16;
-    const hn::Rebind<hwy::float16_t, D> half;
-    // As a half it is 2^-8 of itself (Param): sign and magnitude one place down, the sign's copy
-    // cleared.
-    const auto code = hn::PromoteTo(hn::Rebind<uint16_t, D>(),
-                                    hn::LoadU(d8, reinterpret_cast<const uint8_t*>(row + i)));
-    const auto moved = hn::ShiftRight<1>(hn::BitCast(d16, hn::ShiftLeft<8>(code)));
-    const auto bits = hn::And(moved, hn::Set(d16, static_cast<int16_t>(0xbfff)));
-    return hn::PromoteTo(d, hn::BitCast(half, bits));
+    const hn::Rebind<int8_t, D> d8;
+    const hn::RebindToSigned<D> d32;
+    // Magnitudes become the upper bits of one; of the copies of the sign above them one is wanted.
+    const auto code = hn::PromoteTo(d32, hn::LoadU(d8, reinterpret_cast<const int8_t*>(row + i)));
+    const auto bits =
+        hn::And(hn::ShiftLeft<20>(code), hn::Set(d32, static_cast<int32_t>(0x87ffffff)));
+    return hn::BitCast(d, bits);
   }
   static float LoadScalar(const std::byte* row, size_t i, size_t /*head_dim*/) {
-    return Fp8ToFloat(static_cast<uint8_t>(row[i])) / kFp8HalfFactor;
+    return Fp8ToFloat(static_cast<uint8_t>(row[i])) / kFactor;
   }
 };
 
@@ -242,19 +241,25 @@ class DecodedReader {
                view.token_capacity},
         kv_head_(static_cast<int32_t>(kv_head)),
         head_dim_(head_dim),
+        first_position_(view.first_position),
         keys_(scratch),
         values_(scratch + kTileTokens * head_dim) {}
 
   static constexpr bool has_offset() { return kHasOffset; }
   bool keys_rotated() const { return false; }
   bool values_rotated() const { return codec_->values_rotated(); }
+  // From now on keys are turned as if the run's token 0 stood there: all codecs without a reader of
+  // their own, for few queries, code keys before RoPE.
+  void SetFirstPosition(int64_t position) { first_position_ = position; }
   void Prepare(size_t first_token, size_t num_tokens) const {
+    RunContext context = view_.context();
+    context.first_position = first_position_;
     codec_->DecodeHead(shape_,
                        kv_head_,
                        static_cast<int32_t>(first_token),
                        static_cast<int32_t>(num_tokens),
                        view_.encoded,
-                       view_.context(),
+                       context,
                        keys_,
                        values_);
     first_token_ = first_token;
@@ -284,6 +289,7 @@ class DecodedReader {
   RunShape shape_;
   int32_t kv_head_;
   size_t head_dim_;
+  int64_t first_position_;
   float* keys_;    // [kTileTokens, head_dim]
   float* values_;  // [kTileTokens, head_dim]
   mutable size_t first_token_ = 0;

@@ -79,10 +79,14 @@ void Turn(const Rope& rope,
   constexpr size_t kMaxHeadDim = 256;
   VARVE_CHECK(rope.head_dim() <= kMaxHeadDim);
   alignas(64) float turn[kMaxHeadDim];
+  int64_t turned_by = -1;
   for (size_t t = 0; t < num_tokens; ++t) {
     const int64_t offset =
         positions.offsets == nullptr ? static_cast<int64_t>(t) : positions.offsets[t];
-    rope.Turn(positions.first + offset, turn);
+    if (positions.first + offset != turned_by) {
+      turned_by = positions.first + offset;
+      rope.Turn(turned_by, turn);
+    }
     HWY_DYNAMIC_DISPATCH(TurnRow)(turn, rope.head_dim() / 2, back, x + t * rope.head_dim());
   }
 }

@@ -9,6 +9,7 @@
 
 #include "kernels/codec/klt_block.h"
 #include "kernels/codec/lloyd_max.h"
+#include "kernels/codec/nuq_block.h"
 #include "kernels/codec/nuq_calibration.h"
 #include "proto/base/hash.h"
 #include "tests/kernels/codec_cases.h"
@@ -213,6 +214,23 @@ TEST(NuqCodec, LevelsGoWhereTheSensitivityIs) {
   EXPECT_GT(even[4], 0.0F);
   EXPECT_LT(even[8 + 3], 0.0F);
   EXPECT_GT(even[8 + 4], 0.0F);
+}
+
+TEST(NuqCodec, LevelsAreWholeStepsSoThatIntegersAreExact) {
+  const RunShape shape{2, kHeadDim, 128};
+  const Lookalike made = MakeLookalike(17, shape);
+  for (const auto& [name, bits] :
+       {std::pair<const char*, size_t>{"nuq4", 4}, {"nuq3-1%", 3}, {"nuq2", 2}}) {
+    const CodecTables tables = FindCodec(name).value()->Calibrate(made.sample);
+    const NuqTables head = NuqTablesOf(tables.values.data(), bits, 0, kHeadDim);
+    for (const float* levels : {head.key_levels, head.value_levels}) {
+      int8_t steps[kMaxNuqLevels];
+      const float step = NuqLevelSteps(levels, bits, steps);
+      for (size_t i = 0; i < size_t{1} << bits; ++i) {
+        EXPECT_NEAR(levels[i], static_cast<float>(steps[i]) * step, 1e-6) << name;
+      }
+    }
+  }
 }
 
 TEST(NuqCodec, OutliersOfValuesAreKeptAndDoNotWidenTheRange) {

@@ -1,0 +1,144 @@
+#include "kernels/cpu/simd.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/level_words.cc"
+// clang-format off
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// clang-format on
+
+#include "kernels/cpu/level_words.h"
+#include "kernels/cpu/packed_parts-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace varve::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Calls body(level * 256 of consecutive dimensions as words, first of the dimensions) for the words
+// of part kSub, lane kLane of a chunk and of those behind it. levels: one for each lane of a block.
+template <size_t kBits, size_t kSub, size_t kLane, class Body>
+HWY_INLINE void ForLevelWords(const std::byte* row,
+                              ByteVec levels,
+                              size_t chunk,
+                              size_t head_dim,
+                              const Body& body) {
+  using Parts = PackedParts<kBits>;
+  const auto codes = Parts::template Row<kSub, kLane>(row, chunk, head_dim);
+  const auto bytes = hn::TableLookupBytes(levels, codes);
+  const auto none = hn::Zero(ByteTag());
+  body(hn::BitCast(WordTag(), hn::InterleaveLower(ByteTag(), none, bytes)),
+       Parts::Place(chunk, kSub, kLane, 0));
+  body(hn::BitCast(WordTag(), hn::InterleaveUpper(ByteTag(), none, bytes)),
+       Parts::Place(chunk, kSub, kLane, 1));
+  if constexpr (kLane + 1 < kLaneVectors) {
+    ForLevelWords<kBits, kSub, kLane + 1>(row, levels, chunk, head_dim, body);
+  } else if constexpr (kSub + 1 < Parts::kSubs) {
+    ForLevelWords<kBits, kSub + 1, 0>(row, levels, chunk, head_dim, body);
+  }
+}
+
+template <size_t kBits, class Body>
+HWY_INLINE void ForRowWords(const std::byte* codes,
+                            const int8_t* levels,
+                            size_t row_bytes,
+                            size_t num_tokens,
+                            size_t head_dim,
+                            const Body& body) {
+  const auto table = hn::LoadDup128(ByteTag(), reinterpret_cast<const uint8_t*>(levels));
+  for (size_t t = 0; t < num_tokens; ++t) {
+    for (size_t chunk = 0; chunk * PackedParts<kBits>::kChunkDims < head_dim; ++chunk) {
+      ForLevelWords<kBits, 0, 0>(
+          codes + t * row_bytes, table, chunk, head_dim, [&](WordVec words, size_t dim) HWY_ATTR {
+            body(words, t * head_dim + dim, dim);
+          });
+    }
+  }
+}
+
+template <size_t kBits>
+void KeyLevelWordsOf(const std::byte* codes,
+                     const WordTables& tables,
+                     size_t num_tokens,
+                     size_t head_dim,
+                     int16_t* out) {
+  const WordTag d;
+  ForRowWords<kBits>(codes,
+                     tables.key_levels,
+                     PackedBytes(kBits, head_dim),
+                     num_tokens,
+                     head_dim,
+                     [&](WordVec words, size_t at, size_t dim) HWY_ATTR {
+                       const auto scale = hn::LoadU(d, tables.key_scales + dim);
+                       const auto offset = hn::LoadU(d, tables.key_offsets + dim);
+                       hn::StoreU(hn::Add(hn::MulFixedPoint15(words, scale), offset), d, out + at);
+                     });
+}
+
+template <size_t kBits>
+void ValueLevelWordsOf(const std::byte* codes,
+                       const WordTables& tables,
+                       size_t num_tokens,
+                       size_t head_dim,
+                       int16_t* out) {
+  ForRowWords<kBits>(codes,
+                     tables.value_levels,
+                     PackedBytes(kBits, head_dim),
+                     num_tokens,
+                     head_dim,
+                     [&](WordVec words, size_t at, size_t /*dim*/)
+                         HWY_ATTR { hn::StoreU(hn::ShiftRight<8>(words), WordTag(), out + at); });
+}
+
+void KeyLevelWordsOnTarget(size_t bits,
+                           const std::byte* codes,
+                           const WordTables& tables,
+                           size_t num_tokens,
+                           size_t head_dim,
+                           int16_t* out) {
+  const auto decode = bits == 4   ? KeyLevelWordsOf<4>
+                      : bits == 3 ? KeyLevelWordsOf<3>
+                                  : KeyLevelWordsOf<2>;
+  decode(codes, tables, num_tokens, head_dim, out);
+}
+
+void ValueLevelWordsOnTarget(size_t bits,
+                             const std::byte* codes,
+                             const WordTables& tables,
+                             size_t num_tokens,
+                             size_t head_dim,
+                             int16_t* out) {
+  const auto decode = bits == 4   ? ValueLevelWordsOf<4>
+                      : bits == 3 ? ValueLevelWordsOf<3>
+                                  : ValueLevelWordsOf<2>;
+  decode(codes, tables, num_tokens, head_dim, out);
+}
+
+}  // namespace varve::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace varve {
+
+HWY_EXPORT(KeyLevelWordsOnTarget);
+HWY_EXPORT(ValueLevelWordsOnTarget);
+
+void KeyLevelWords(size_t bits,
+                   const std::byte* codes,
+                   const WordTables& tables,
+                   size_t num_tokens,
+                   size_t head_dim,
+                   int16_t* out) {
+  HWY_DYNAMIC_DISPATCH(KeyLevelWordsOnTarget)(bits, codes, tables, num_tokens, head_dim, out);
+}
+
+void ValueLevelWords(size_t bits,
+                     const std::byte* codes,
+                     const WordTables& tables,
+                     size_t num_tokens,
+                     size_t head_dim,
+                     int16_t* out) {
+  HWY_DYNAMIC_DISPATCH(ValueLevelWordsOnTarget)(bits, codes, tables, num_tokens, head_dim, out);
+}
+
+}  // namespace varve
+#endif  // HWY_ONCE
