@@ -231,8 +231,8 @@ class DecodedReader {
         values_(scratch + kTileTokens * head_dim) {}
 
   static constexpr bool has_offset() { return kHasOffset; }
-  bool keys_rotated() const { return false; }
-  bool values_rotated() const { return codec_->values_rotated(); }
+  static constexpr bool keys_rotated() { return false; }
+  static constexpr bool values_rotated() { return false; }
   void Prepare(size_t first_token, size_t num_tokens) const {
     codec_->DecodeHead(shape_,
                        kv_head_,
