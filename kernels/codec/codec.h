@@ -55,6 +55,7 @@ enum class CodecId : uint16_t {
   kLorc = 31,
   kPca = 34,
   kPcaFine = 35,
+  kKlt18 = 36,
 };
 
 struct RunShape {
@@ -166,8 +167,7 @@ class Codec {
 
   // The same of one kv head; k, v: [num_tokens, head_dim]. Attend decodes tiles with it, into
   // floats that stay in the cache, where it has no reader that scores the encoded bytes: codecs
-  // without one override this. Values are in rotated coordinates if values_rotated(). Does not
-  // allocate.
+  // without one override this. Does not allocate.
   virtual void DecodeHead(const RunShape& shape,
                           int32_t kv_head,
                           int32_t first_token,
@@ -176,9 +176,6 @@ class Codec {
                           const RunContext& context,
                           float* k,
                           float* v) const;
-  // True if DecodeHead leaves values in the coordinates of rot_block.h: attention turns its sums
-  // back once instead of every value.
-  virtual bool values_rotated() const { return false; }
 };
 
 // The codec with this id, or kCodecMismatch naming the id (a page of a newer build).

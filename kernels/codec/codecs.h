@@ -22,6 +22,7 @@ const Codec* Kivi2G32Codec();
 const Codec* Klt4Codec();
 const Codec* Klt3Codec();
 const Codec* Klt2Codec();
+const Codec* Klt18Codec();
 const Codec* Nuq4Codec();
 const Codec* Nuq3Codec();
 const Codec* Nuq2Codec();

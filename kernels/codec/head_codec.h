@@ -65,7 +65,7 @@ class HeadCodec : public Codec {
                             size_t num_tokens,
                             const float* x,
                             std::byte* out) const = 0;
-  // x: [num_tokens, head_dim], out; values rotated if values_rotated().
+  // x: [num_tokens, head_dim], out.
   virtual void DecodeKeys(const Block& block,
                           const std::byte* encoded,
                           size_t first_token,

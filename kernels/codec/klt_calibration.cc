@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "kernels/codec/lloyd_max.h"
@@ -19,6 +20,8 @@ constexpr double kLeastDeviation = 1e-6;
 // Lloyd-Max distortion of a normal source of variance one, by bits (Max, 1960).
 constexpr double kDistortion[kKltMaxBits + 1] =
     {1.0, 0.3634, 0.1175, 0.03454, 0.009497, 0.002499, 0.000645};
+// No channel of the values is taken to vary less than this share of the mean variance: it may once.
+constexpr double kLeastVariance = 1e-4;
 constexpr size_t kMaxFitted = 200'000;  // values that levels are fitted to
 
 struct Moments {
@@ -66,7 +69,10 @@ std::vector<size_t> ShareBits(const std::vector<double>& variances, size_t total
   return bits;
 }
 
-void CalibrateHead(const CalibrationSample& sample, int32_t kv_head, size_t bits, float* tables) {
+void CalibrateKeys(const CalibrationSample& sample,
+                   int32_t kv_head,
+                   size_t row_bytes,
+                   const KltTables<float>& tables) {
   const auto head_dim = static_cast<size_t>(sample.head_dim);
   const size_t dims = KltDims(head_dim);
   const Moments keys = KeyMoments(sample, kv_head);
@@ -81,13 +87,8 @@ void CalibrateHead(const CalibrationSample& sample, int32_t kv_head, size_t bits
   }
   const double least = kLeastDeviation * deviations[0];
   std::vector<double> variances(dims / kKltGroup, 0.0);
-  float* group_bits = tables;
-  float* mean = group_bits + dims / kKltGroup;
-  float* weights = mean + head_dim;
-  float* forward = weights + dims;
-  float* inverse = forward + dims * head_dim;
   for (size_t i = 0; i < head_dim; ++i) {
-    mean[i] = static_cast<float>(keys.mean(static_cast<Eigen::Index>(i)));
+    tables.mean[i] = static_cast<float>(keys.mean(static_cast<Eigen::Index>(i)));
   }
   for (size_t dim = 0; dim < head_dim; ++dim) {
     const double deviation = deviations[dim];
@@ -98,19 +99,50 @@ void CalibrateHead(const CalibrationSample& sample, int32_t kv_head, size_t bits
         solver.eigenvectors().col(static_cast<Eigen::Index>(head_dim - 1 - dim));
     const Eigen::VectorXd to_y = metric * direction / deviation;
     const Eigen::VectorXd from_y = inverse_metric * direction * deviation;
-    weights[dim] = static_cast<float>(deviation);
+    tables.keys.weights[dim] = static_cast<float>(deviation);
     variances[dim / kKltGroup] += deviation * deviation;
     for (size_t i = 0; i < head_dim; ++i) {
-      forward[i * dims + dim] = static_cast<float>(to_y(static_cast<Eigen::Index>(i)));
-      inverse[dim * head_dim + i] = static_cast<float>(from_y(static_cast<Eigen::Index>(i)));
+      tables.forward[i * dims + dim] = static_cast<float>(to_y(static_cast<Eigen::Index>(i)));
+      tables.inverse[dim * head_dim + i] = static_cast<float>(from_y(static_cast<Eigen::Index>(i)));
     }
   }
-  const std::vector<size_t> shares = ShareBits(variances, bits * dims / kKltGroup);
-  std::copy(shares.begin(), shares.end(), group_bits);
+  const std::vector<size_t> shares = ShareBits(variances, row_bytes);
+  std::copy(shares.begin(), shares.end(), tables.keys.group_bits);
 }
 
-// Normalised y of all heads' dimensions that have bits.
-std::vector<float> PooledValues(const CalibrationSample& sample, const float* tables) {
+void CalibrateValues(const CalibrationSample& sample,
+                     int32_t kv_head,
+                     size_t row_bytes,
+                     const KltTables<float>& tables) {
+  const auto head_dim = static_cast<size_t>(sample.head_dim);
+  const auto num_tokens = static_cast<size_t>(sample.num_tokens);
+  const size_t stride = head_dim * static_cast<size_t>(sample.num_kv_heads);
+  const float* rows = sample.v.data() + static_cast<size_t>(kv_head) * head_dim;
+  std::vector<double> variances(head_dim, 0.0);
+  for (size_t t = 0; t < num_tokens; ++t) {
+    for (size_t i = 0; i < head_dim; ++i) {
+      const double x = rows[t * stride + i];
+      variances[i] += x * x / static_cast<double>(num_tokens);
+    }
+  }
+  const double mean =
+      std::accumulate(variances.begin(), variances.end(), 0.0) / static_cast<double>(head_dim);
+  for (size_t i = 0; i < head_dim; ++i) {
+    const double variance = mean > 0.0 ? variances[i] + kLeastVariance * mean : 1.0;
+    tables.evenness[i] = static_cast<float>(std::sqrt(std::sqrt(variance)));
+  }
+  const size_t num_groups = KltDims(head_dim) / kKltGroup;
+  for (size_t group = 0; group < num_groups; ++group) {
+    tables.values.group_bits[group] =
+        static_cast<float>(row_bytes / num_groups + (group < row_bytes % num_groups ? 1 : 0));
+  }
+  std::fill_n(tables.values.weights, head_dim, 1.0F);
+}
+
+// Normalised y of all heads' dimensions that have bits, of keys or of values.
+std::vector<float> PooledValues(const CalibrationSample& sample,
+                                const std::vector<float>& tables,
+                                bool keys) {
   const auto head_dim = static_cast<size_t>(sample.head_dim);
   const auto num_tokens = static_cast<size_t>(sample.num_tokens);
   const size_t per_token = static_cast<size_t>(sample.num_kv_heads) * head_dim;
@@ -118,12 +150,14 @@ std::vector<float> PooledValues(const CalibrationSample& sample, const float* ta
   std::vector<float> pooled;
   for (size_t t = 0; t < num_tokens; t += step) {
     for (size_t head = 0; head < static_cast<size_t>(sample.num_kv_heads); ++head) {
-      const KltTables own = KltTablesOf(tables, head, head_dim);
+      const KltTables<const float> own = KltTablesOf(tables.data(), head, head_dim);
+      const KltSide<const float>& side = keys ? own.keys : own.values;
+      const float* x = (keys ? sample.k : sample.v).data() + t * per_token + head * head_dim;
       float y[kMaxHeadDim];
-      const float norm =
-          TransformKltKey(own, head_dim, sample.k.data() + t * per_token + head * head_dim, y);
+      (keys ? TransformKltKey : TransformKltValue)(own, head_dim, x, y);
+      const float norm = KltNorm(side, KltDims(head_dim), y);
       for (size_t dim = 0; dim < head_dim && norm > 0.0F; ++dim) {
-        if (own.group_bits[dim / kKltGroup] != 0.0F && own.weights[dim] != 0.0F) {
+        if (side.group_bits[dim / kKltGroup] != 0.0F && side.weights[dim] != 0.0F) {
           pooled.push_back(y[dim] / norm);
         }
       }
@@ -134,21 +168,24 @@ std::vector<float> PooledValues(const CalibrationSample& sample, const float* ta
 
 }  // namespace
 
-CodecTables CalibrateKlt(const CalibrationSample& sample, size_t bits) {
+CodecTables CalibrateKlt(const CalibrationSample& sample, KltRate rate) {
   const auto head_dim = static_cast<size_t>(sample.head_dim);
   CodecTables tables;
   tables.values.resize(KltTableFloats(static_cast<size_t>(sample.num_kv_heads), head_dim));
   for (int32_t head = 0; head < sample.num_kv_heads; ++head) {
-    CalibrateHead(
-        sample,
-        head,
-        bits,
-        tables.values.data() + kKltLevels + static_cast<size_t>(head) * KltHeadFloats(head_dim));
+    const KltTables<float> own =
+        KltTablesOf(tables.values.data(), static_cast<size_t>(head), head_dim);
+    CalibrateKeys(sample, head, KltRowBytes(rate.keys, head_dim), own);
+    CalibrateValues(sample, head, KltRowBytes(rate.values, head_dim), own);
   }
-  const std::vector<float> pooled = PooledValues(sample, tables.values.data());
-  for (size_t width = 1; width <= kKltMaxBits; ++width) {
-    const std::vector<float> levels = FitLevels(pooled, {}, size_t{1} << width);
-    std::copy(levels.begin(), levels.end(), tables.values.begin() + KltLevelsAt(width));
+  for (const bool keys : {true, false}) {
+    const std::vector<float> pooled = PooledValues(sample, tables.values, keys);
+    for (size_t width = 1; width <= kKltMaxBits; ++width) {
+      const std::vector<float> levels = FitLevels(pooled, {}, size_t{1} << width);
+      std::copy(levels.begin(),
+                levels.end(),
+                tables.values.data() + (keys ? 0 : kKltLevels) + KltLevelsAt(width));
+    }
   }
   tables.hash = CodecTables::HashOf(tables.values);
   return tables;

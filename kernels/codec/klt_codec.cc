@@ -1,10 +1,10 @@
-// Codecs `klt4`, `klt3`, `klt2`. Bytes and meaning: klt_block.h; their tables: klt_calibration.cc.
+// Codecs `klt4`, `klt3`, `klt2`, `klt1.8`. Bytes and meaning: klt_block.h; their tables:
+// klt_calibration.cc.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <span>
 
 #include "kernels/codec/codecs.h"
-#include "kernels/codec/f16_block.h"
 #include "kernels/codec/head_codec.h"
 #include "kernels/codec/klt_block.h"
 #include "kernels/codec/klt_calibration.h"
@@ -16,7 +16,10 @@
 
 namespace varve {
 
-float TransformKltKey(const KltTables& tables, size_t head_dim, const float* k, float* y) {
+void TransformKltKey(const KltTables<const float>& tables,
+                     size_t head_dim,
+                     const float* k,
+                     float* y) {
   const size_t dims = KltDims(head_dim);
   double sums[kMaxHeadDim] = {};
   for (size_t i = 0; i < head_dim; ++i) {
@@ -26,12 +29,26 @@ float TransformKltKey(const KltTables& tables, size_t head_dim, const float* k, 
       sums[dim] += x * row[dim];
     }
   }
+  std::copy_n(sums, dims, y);
+}
+
+void TransformKltValue(const KltTables<const float>& tables,
+                       size_t head_dim,
+                       const float* v,
+                       float* y) {
+  for (size_t i = 0; i < head_dim; ++i) {
+    y[i] = v[i] / tables.evenness[i];
+  }
+  RotateRows(1, head_dim, y);
+  std::fill(y + head_dim, y + KltDims(head_dim), 0.0F);
+}
+
+float KltNorm(const KltSide<const float>& side, size_t dims, const float* y) {
   double square = 0.0;
   size_t count = 0;
   for (size_t dim = 0; dim < dims; ++dim) {
-    y[dim] = static_cast<float>(sums[dim]);
-    if (tables.group_bits[dim / kKltGroup] != 0.0F && tables.weights[dim] != 0.0F) {
-      square += sums[dim] * sums[dim];
+    if (side.group_bits[dim / kKltGroup] != 0.0F && side.weights[dim] != 0.0F) {
+      square += static_cast<double>(y[dim]) * y[dim];
       ++count;
     }
   }
@@ -40,72 +57,92 @@ float TransformKltKey(const KltTables& tables, size_t head_dim, const float* k, 
 
 namespace {
 
-// One key; `codes` is zero.
-void EncodeKltKey(const KltTables& tables,
-                  size_t head_dim,
-                  const float* k,
-                  std::byte* codes,
-                  uint16_t* scale) {
-  float y[kMaxHeadDim];
-  const float norm = TransformKltKey(tables, head_dim, k, y);
-  *scale = 0;
-  if (!(norm > 0.0F)) {
-    return;
-  }
+// The levels of a dimension's group; none: the group has no bits.
+std::span<const float> LevelsOf(const KltSide<const float>& side, size_t dim) {
+  const auto bits = static_cast<size_t>(side.group_bits[dim / kKltGroup]);
+  return {side.levels + KltLevelsAt(bits), bits == 0 ? 0 : size_t{1} << bits};
+}
+
+// The scale that fits the levels best which are nearest at this one.
+float RefitScale(const KltSide<const float>& side, size_t dims, const float* y, float scale) {
   double product = 0.0;
   double square = 0.0;
-  for (size_t group = 0; group < KltDims(head_dim) / kKltGroup; ++group) {
-    const auto bits = static_cast<size_t>(tables.group_bits[group]);
-    if (bits == 0) {
-      continue;
-    }
-    for (size_t lane = 0; lane < kKltGroup; ++lane) {
-      const size_t dim = group * kKltGroup + lane;
-      const auto code = static_cast<uint32_t>(
-          NearestLevel({tables.levels + KltLevelsAt(bits), size_t{1} << bits}, y[dim] / norm));
-      for (size_t b = 0; b < bits; ++b) {
-        SetBits(codes[b], (code >> b & 1U) << lane);
-      }
-      const double weight = static_cast<double>(tables.weights[dim]) * tables.weights[dim];
-      const double level = tables.levels[KltLevelsAt(bits) + code];
+  for (size_t dim = 0; dim < dims; ++dim) {
+    const std::span<const float> levels = LevelsOf(side, dim);
+    if (!levels.empty()) {
+      const double weight = static_cast<double>(side.weights[dim]) * side.weights[dim];
+      const double level = levels[NearestLevel(levels, y[dim] / scale)];
       product += weight * y[dim] * level;
       square += weight * level * level;
     }
-    codes += bits;
   }
-  const double best = square > 0.0 ? product / square : 0.0;
-  *scale = FloatToF16(std::min(static_cast<float>(std::max(best, 0.0)), kF16Largest));
+  return square > 0.0 ? static_cast<float>(std::max(product / square, 0.0)) : 0.0F;
+}
+
+// Writes the codes of one row, which are zero before, and returns its scale's.
+uint8_t EncodeKltRow(const KltSide<const float>& side,
+                     size_t dims,
+                     const float* y,
+                     std::byte* codes) {
+  float scale = KltNorm(side, dims, y);
+  for (int round = 0; round < kKltRefits && scale > 0.0F; ++round) {
+    scale = RefitScale(side, dims, y, scale);
+  }
+  const uint8_t scale_code = KltScaleCode(scale);
+  if (scale_code == 0) {
+    return 0;
+  }
+  scale = KltScale(scale_code);
+  for (size_t dim = 0; dim < dims; ++dim) {
+    const std::span<const float> levels = LevelsOf(side, dim);
+    const auto bits = static_cast<size_t>(side.group_bits[dim / kKltGroup]);
+    const size_t lane = dim % kKltGroup;
+    if (bits != 0) {
+      const auto code = static_cast<uint32_t>(NearestLevel(levels, y[dim] / scale));
+      for (size_t b = 0; b < bits; ++b) {
+        SetBits(codes[b], (code >> b & 1U) << lane);
+      }
+    }
+    codes += lane + 1 == kKltGroup ? bits : 0;
+  }
+  return scale_code;
+}
+
+bool BitsAreSound(const KltSide<const float>& side, size_t num_groups, size_t row_bytes) {
+  size_t sum = 0;
+  for (size_t group = 0; group < num_groups; ++group) {
+    const float bits = side.group_bits[group];
+    if (!(bits >= 0.0F && bits <= kKltMaxBits && bits == std::floor(bits))) {
+      return false;
+    }
+    sum += static_cast<size_t>(bits);
+  }
+  return sum == row_bytes;
 }
 
 class KltCodec final : public HeadCodec {
  public:
-  KltCodec(CodecId id, std::string_view name, size_t bits) : id_(id), name_(name), bits_(bits) {}
+  KltCodec(CodecId id, std::string_view name, KltRate rate) : id_(id), name_(name), rate_(rate) {}
 
   CodecId id() const override { return id_; }
-  uint16_t version() const override { return 2; }  // values as in version 2 of rot
+  // 1 and 2 had halves as scales and values of uneven channels.
+  uint16_t version() const override { return 3; }
   std::string_view name() const override { return name_; }
   bool needs_tables() const override { return true; }
   CodecTables Calibrate(const CalibrationSample& sample) const override {
-    return CalibrateKlt(sample, bits_);
+    return CalibrateKlt(sample, rate_);
   }
-  bool values_rotated() const override { return true; }
   size_t TableFloats(size_t num_kv_heads, size_t head_dim) const override {
     return KltTableFloats(num_kv_heads, head_dim);
   }
   bool TablesAreSound(std::span<const float> values,
                       size_t num_kv_heads,
                       size_t head_dim) const override {
+    const size_t num_groups = KltDims(head_dim) / kKltGroup;
     for (size_t head = 0; head < num_kv_heads; ++head) {
-      const KltTables tables = KltTablesOf(values.data(), head, head_dim);
-      size_t row_bytes = 0;
-      for (size_t group = 0; group < KltDims(head_dim) / kKltGroup; ++group) {
-        const float bits = tables.group_bits[group];
-        if (!(bits >= 0.0F && bits <= kKltMaxBits && bits == std::floor(bits))) {
-          return false;
-        }
-        row_bytes += static_cast<size_t>(bits);
-      }
-      if (row_bytes != KltRowBytes(bits_, head_dim)) {
+      const KltTables<const float> tables = KltTablesOf(values.data(), head, head_dim);
+      if (!BitsAreSound(tables.keys, num_groups, KltRowBytes(rate_.keys, head_dim)) ||
+          !BitsAreSound(tables.values, num_groups, KltRowBytes(rate_.values, head_dim))) {
         return false;
       }
     }
@@ -115,34 +152,35 @@ class KltCodec final : public HeadCodec {
  protected:
   bool keys_before_rope() const override { return true; }
   size_t KeyBytes(size_t head_dim, size_t token_capacity) const override {
-    return token_capacity * (KltRowBytes(bits_, head_dim) + sizeof(uint16_t));
+    return token_capacity * (KltRowBytes(rate_.keys, head_dim) + 1);
   }
   size_t ValueBytes(size_t head_dim, size_t token_capacity) const override {
-    return token_capacity * (PackedBytes(bits_, head_dim) + sizeof(uint16_t));
+    return token_capacity * (KltRowBytes(rate_.values, head_dim) + 1);
   }
   void EncodeKeys(const Block& block,
                   size_t num_tokens,
                   const float* x,
                   std::byte* out) const override {
-    const size_t row_bytes = KltRowBytes(bits_, block.head_dim);
+    const KltTables<const float> tables = TablesOf(block);
+    const size_t row_bytes = KltRowBytes(rate_.keys, block.head_dim);
+    float y[kMaxHeadDim];
     for (size_t t = 0; t < num_tokens; ++t) {
-      uint16_t scale;
-      EncodeKltKey(
-          TablesOf(block), block.head_dim, x + t * block.head_dim, out + t * row_bytes, &scale);
-      std::memcpy(
-          out + block.token_capacity * row_bytes + t * sizeof(scale), &scale, sizeof(scale));
+      TransformKltKey(tables, block.head_dim, x + t * block.head_dim, y);
+      out[block.token_capacity * row_bytes + t] =
+          std::byte{EncodeKltRow(tables.keys, KltDims(block.head_dim), y, out + t * row_bytes)};
     }
   }
   void EncodeValues(const Block& block,
                     size_t num_tokens,
                     const float* x,
                     std::byte* out) const override {
-    const size_t row_bytes = PackedBytes(bits_, block.head_dim);
+    const KltTables<const float> tables = TablesOf(block);
+    const size_t row_bytes = KltRowBytes(rate_.values, block.head_dim);
+    float y[kMaxHeadDim];
     for (size_t t = 0; t < num_tokens; ++t) {
-      uint16_t scale;
-      EncodeRotRow(bits_, x + t * block.head_dim, block.head_dim, out + t * row_bytes, &scale);
-      std::memcpy(
-          out + block.token_capacity * row_bytes + t * sizeof(scale), &scale, sizeof(scale));
+      TransformKltValue(tables, block.head_dim, x + t * block.head_dim, y);
+      out[block.token_capacity * row_bytes + t] =
+          std::byte{EncodeKltRow(tables.values, KltDims(block.head_dim), y, out + t * row_bytes)};
     }
   }
   void DecodeKeys(const Block& block,
@@ -150,10 +188,10 @@ class KltCodec final : public HeadCodec {
                   size_t first_token,
                   size_t num_tokens,
                   float* x) const override {
-    const size_t row_bytes = KltRowBytes(bits_, block.head_dim);
+    const size_t row_bytes = KltRowBytes(rate_.keys, block.head_dim);
     DecodeKltKeys(TablesOf(block),
                   encoded + first_token * row_bytes,
-                  encoded + block.token_capacity * row_bytes + first_token * sizeof(uint16_t),
+                  encoded + block.token_capacity * row_bytes + first_token,
                   row_bytes,
                   num_tokens,
                   block.head_dim,
@@ -164,37 +202,42 @@ class KltCodec final : public HeadCodec {
                     size_t first_token,
                     size_t num_tokens,
                     float* x) const override {
-    const size_t row_bytes = PackedBytes(bits_, block.head_dim);
-    DecodeRotRows(bits_,
-                  encoded + first_token * row_bytes,
-                  encoded + block.token_capacity * row_bytes + first_token * sizeof(uint16_t),
-                  num_tokens,
-                  block.head_dim,
-                  x);
+    const size_t row_bytes = KltRowBytes(rate_.values, block.head_dim);
+    DecodeKltValues(TablesOf(block),
+                    encoded + first_token * row_bytes,
+                    encoded + block.token_capacity * row_bytes + first_token,
+                    row_bytes,
+                    num_tokens,
+                    block.head_dim,
+                    x);
   }
 
  private:
-  static KltTables TablesOf(const Block& block) {
+  static KltTables<const float> TablesOf(const Block& block) {
     return KltTablesOf(block.tables->values.data(), block.kv_head, block.head_dim);
   }
 
   CodecId id_;
   std::string_view name_;
-  size_t bits_;
+  KltRate rate_;
 };
 
 }  // namespace
 
 const Codec* Klt4Codec() {
-  static const KltCodec kCodec(CodecId::kKlt4, "klt4", 4);
+  static const KltCodec kCodec(CodecId::kKlt4, "klt4", {.keys = 17, .values = 16});
   return &kCodec;
 }
 const Codec* Klt3Codec() {
-  static const KltCodec kCodec(CodecId::kKlt3, "klt3", 3);
+  static const KltCodec kCodec(CodecId::kKlt3, "klt3", {.keys = 13, .values = 12});
   return &kCodec;
 }
 const Codec* Klt2Codec() {
-  static const KltCodec kCodec(CodecId::kKlt2, "klt2", 2);
+  static const KltCodec kCodec(CodecId::kKlt2, "klt2", {.keys = 9, .values = 8});
+  return &kCodec;
+}
+const Codec* Klt18Codec() {
+  static const KltCodec kCodec(CodecId::kKlt18, "klt1.8", {.keys = 7, .values = 7});
   return &kCodec;
 }
 

@@ -1,4 +1,4 @@
-// The keys of the klt codecs from their bytes: y of klt_block.h, times a matrix.
+// Rows of the klt codecs from their bytes: y of klt_block.h, of keys times a matrix.
 #include "kernels/cpu/simd.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -9,12 +9,11 @@
 // clang-format on
 
 #include <algorithm>
-#include <cstring>
 
-#include "kernels/codec/f16_block.h"
 #include "kernels/codec/klt_decode.h"
 #include "kernels/cpu/attend_plan.h"
 #include "kernels/cpu/group_codes-inl.h"
+#include "kernels/cpu/rotate-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
@@ -23,15 +22,15 @@ namespace hn = hwy::HWY_NAMESPACE;
 // The scaled levels of one token's dimensions that have bits.
 HWY_INLINE void LoadKltToken(const std::byte* codes,
                              float scale,
-                             const KltTables& tables,
+                             const KltSide<const float>& side,
                              size_t num_groups,
                              float* y) {
   for (size_t group = 0; group < num_groups; ++group) {
-    const auto bits = static_cast<size_t>(tables.group_bits[group]);
+    const auto bits = static_cast<size_t>(side.group_bits[group]);
     if (bits == 0) {
       continue;
     }
-    LoadGroup(codes, bits, tables.levels + KltLevelsAt(bits), scale, y);
+    LoadGroup(codes, bits, side.levels + KltLevelsAt(bits), scale, y);
     codes += bits;
     y += kKltGroup;
   }
@@ -41,7 +40,7 @@ HWY_INLINE void LoadKltToken(const std::byte* codes,
 // other. In place they lie whole rows apart, which only a few sets of the cache can hold.
 template <size_t kVectors, class D>
 size_t PackKltColumns(D d,
-                      const KltTables& tables,
+                      const KltTables<const float>& tables,
                       size_t num_groups,
                       size_t head_dim,
                       size_t i,
@@ -49,7 +48,7 @@ size_t PackKltColumns(D d,
   const size_t lanes = hn::Lanes(d);
   size_t count = 0;
   for (size_t dim = 0; dim < num_groups * kKltGroup; ++dim) {
-    if (tables.group_bits[dim / kKltGroup] != 0.0F) {
+    if (tables.keys.group_bits[dim / kKltGroup] != 0.0F) {
       const float* source = tables.inverse + dim * head_dim + i;
       for (size_t v = 0; v < kVectors; ++v) {
         hn::StoreU(hn::LoadU(d, source + v * lanes), d, panel + (count * kVectors + v) * lanes);
@@ -111,7 +110,7 @@ inline constexpr size_t kKltChunk = 64;
 
 template <size_t kVectors, class D>
 void MultiplyKltColumns(D d,
-                        const KltTables& tables,
+                        const KltTables<const float>& tables,
                         const float* y,
                         size_t y_stride,
                         size_t num_tokens,
@@ -135,7 +134,7 @@ void MultiplyKltColumns(D d,
 }
 
 // x: [num_tokens, head_dim], from y: [kKltChunk, y_stride].
-void MultiplyKlt(const KltTables& tables,
+void MultiplyKlt(const KltTables<const float>& tables,
                  const float* y,
                  size_t y_stride,
                  size_t num_tokens,
@@ -159,7 +158,7 @@ void MultiplyKlt(const KltTables& tables,
 }
 
 // codes: [num_tokens, row_bytes], scales: [num_tokens].
-void KltDecodeKeys(const KltTables& tables,
+void KltDecodeKeys(const KltTables<const float>& tables,
                    const std::byte* codes,
                    const std::byte* scales,
                    size_t row_bytes,
@@ -173,15 +172,32 @@ void KltDecodeKeys(const KltTables& tables,
   for (size_t begin = 0; begin < num_tokens; begin += kKltChunk) {
     const size_t count = std::min(kKltChunk, num_tokens - begin);
     for (size_t t = 0; t < count; ++t) {
-      uint16_t scale;
-      std::memcpy(&scale, scales + (begin + t) * sizeof(scale), sizeof(scale));
       LoadKltToken(codes + (begin + t) * row_bytes,
-                   F16ToFloat(scale),
-                   tables,
+                   KltScale(static_cast<uint8_t>(scales[begin + t])),
+                   tables.keys,
                    y_stride / kKltGroup,
                    y + t * y_stride);
     }
     MultiplyKlt(tables, y, y_stride, count, head_dim, y_stride / kKltGroup, x + begin * head_dim);
+  }
+}
+
+// As above.
+void KltDecodeValues(const KltTables<const float>& tables,
+                     const std::byte* codes,
+                     const std::byte* scales,
+                     size_t row_bytes,
+                     size_t num_tokens,
+                     size_t head_dim,
+                     float* x) {
+  const size_t num_groups = KltDims(head_dim) / kKltGroup;
+  alignas(64) float y[kMaxHeadDim];
+  for (size_t t = 0; t < num_tokens; ++t, codes += row_bytes, x += head_dim) {
+    LoadKltToken(codes, KltScale(static_cast<uint8_t>(scales[t])), tables.values, num_groups, y);
+    UnrotateRow(y, head_dim);
+    for (size_t i = 0; i < head_dim; ++i) {
+      x[i] = y[i] * tables.evenness[i];
+    }
   }
 }
 
@@ -192,8 +208,9 @@ HWY_AFTER_NAMESPACE();
 namespace varve {
 
 HWY_EXPORT(KltDecodeKeys);
+HWY_EXPORT(KltDecodeValues);
 
-void DecodeKltKeys(const KltTables& tables,
+void DecodeKltKeys(const KltTables<const float>& tables,
                    const std::byte* codes,
                    const std::byte* scales,
                    size_t row_bytes,
@@ -201,6 +218,16 @@ void DecodeKltKeys(const KltTables& tables,
                    size_t head_dim,
                    float* x) {
   HWY_DYNAMIC_DISPATCH(KltDecodeKeys)(tables, codes, scales, row_bytes, num_tokens, head_dim, x);
+}
+
+void DecodeKltValues(const KltTables<const float>& tables,
+                     const std::byte* codes,
+                     const std::byte* scales,
+                     size_t row_bytes,
+                     size_t num_tokens,
+                     size_t head_dim,
+                     float* x) {
+  HWY_DYNAMIC_DISPATCH(KltDecodeValues)(tables, codes, scales, row_bytes, num_tokens, head_dim, x);
 }
 
 }  // namespace varve

@@ -5,7 +5,6 @@
 
 #include "kernels/codec/codec.h"
 #include "kernels/codec/codecs.h"
-#include "kernels/codec/rot_rows.h"
 #include "proto/base/check.h"
 #include "proto/base/hash.h"
 
@@ -14,13 +13,13 @@ namespace varve {
 std::span<const Codec* const> AllCodecs() {
   // One line per codec: this is the list. In the order in which tables show them.
   static const std::array kCodecs = {
-      F32Codec(),        Bf16Codec(),       Int8Codec(),       Fp8Codec(),       Int4Codec(),
-      Int3Codec(),       Int2Codec(),       Rot4Codec(),       Rot3Codec(),      Rot2Codec(),
-      Kivi4Codec(),      Kivi2Codec(),      Kivi4G32Codec(),   Kivi2G32Codec(),  Klt4Codec(),
-      Klt3Codec(),       Klt2Codec(),       Nuq4Codec(),       Nuq3Codec(),      Nuq2Codec(),
-      Nuq4SparseCodec(), Nuq3SparseCodec(), Nuq2SparseCodec(), Skvq4Codec(),     Skvq2Codec(),
-      ThinkCodec(),      Deco4Codec(),      LorcCodec(),       Rvq8LargeCodec(), Rvq8Codec(),
-      Rvq4Codec(),       Pca10Codec(),      Pca16Codec()};
+      F32Codec(),   Bf16Codec(),       Int8Codec(),       Fp8Codec(),        Int4Codec(),
+      Int3Codec(),  Int2Codec(),       Rot4Codec(),       Rot3Codec(),       Rot2Codec(),
+      Kivi4Codec(), Kivi2Codec(),      Kivi4G32Codec(),   Kivi2G32Codec(),   Klt4Codec(),
+      Klt3Codec(),  Klt2Codec(),       Klt18Codec(),      Nuq4Codec(),       Nuq3Codec(),
+      Nuq2Codec(),  Nuq4SparseCodec(), Nuq3SparseCodec(), Nuq2SparseCodec(), Skvq4Codec(),
+      Skvq2Codec(), ThinkCodec(),      Deco4Codec(),      LorcCodec(),       Rvq8LargeCodec(),
+      Rvq8Codec(),  Rvq4Codec(),       Pca10Codec(),      Pca16Codec()};
   return kCodecs;
 }
 
@@ -74,9 +73,6 @@ void Codec::Decode(const RunShape& shape,
   for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
     DecodeHead(
         shape, head, first_token, num_tokens, encoded, context, head_k.data(), head_v.data());
-    if (values_rotated()) {
-      UnrotateRows(num_tokens, head_dim, head_v.data());
-    }
     for (size_t t = 0; t < static_cast<size_t>(num_tokens); ++t) {
       const size_t target = t * token_values + head * head_dim;
       std::copy_n(head_k.data() + t * head_dim, head_dim, k + target);

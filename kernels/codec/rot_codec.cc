@@ -170,43 +170,29 @@ void RotEncodeRow(size_t bits,
 }
 
 template <size_t kBits>
-void RotDecodeRowsOf(const std::byte* packed,
-                     const std::byte* scales,
-                     size_t num_rows,
-                     size_t head_dim,
-                     float* out) {
+void RotDecodeBits(const std::byte* packed, float scale, size_t head_dim, float* out) {
   const hn::CappedTag<float, 8> d;
-  const size_t row_bytes = PackedBytes(kBits, head_dim);
-  for (size_t row = 0; row < num_rows; ++row, packed += row_bytes, out += head_dim) {
-    uint16_t bits;
-    std::memcpy(&bits, scales + row * sizeof(bits), sizeof(bits));
-    const float scale = F16ToFloat(bits);
-    size_t i = 0;
-    for (; i + hn::Lanes(d) <= head_dim; i += hn::Lanes(d)) {
-      const auto level = RotCodes<kBits>::Load(d, packed, i, head_dim);
-      hn::StoreU(hn::Mul(hn::Set(d, scale), level), d, out + i);
-    }
-    for (; i < head_dim; ++i) {
-      out[i] = scale * RotCodes<kBits>::LoadScalar(packed, i, head_dim);
-    }
+  size_t i = 0;
+  for (; i + hn::Lanes(d) <= head_dim; i += hn::Lanes(d)) {
+    const auto level = RotCodes<kBits>::Load(d, packed, i, head_dim);
+    hn::StoreU(hn::Mul(hn::Set(d, scale), level), d, out + i);
   }
+  for (; i < head_dim; ++i) {
+    out[i] = scale * RotCodes<kBits>::LoadScalar(packed, i, head_dim);
+  }
+  UnrotateRow(out, head_dim);
 }
 
-void RotDecodeRows(size_t bits,
-                   const std::byte* packed,
-                   const std::byte* scales,
-                   size_t num_rows,
-                   size_t head_dim,
-                   float* out) {
-  const auto decode = bits == 4   ? RotDecodeRowsOf<4>
-                      : bits == 3 ? RotDecodeRowsOf<3>
-                                  : RotDecodeRowsOf<2>;
-  decode(packed, scales, num_rows, head_dim, out);
+void RotDecodeRow(size_t bits, const std::byte* packed, float scale, size_t head_dim, float* out) {
+  const auto decode = bits == 4   ? RotDecodeBits<4>
+                      : bits == 3 ? RotDecodeBits<3>
+                                  : RotDecodeBits<2>;
+  decode(packed, scale, head_dim, out);
 }
 
-void RotUnrotateRows(size_t num_rows, size_t head_dim, float* x) {
+void RotRotateRows(size_t num_rows, size_t head_dim, float* x) {
   for (size_t row = 0; row < num_rows; ++row) {
-    UnrotateRow(x + row * head_dim, head_dim);
+    RotateRow(x + row * head_dim, head_dim);
   }
 }
 
@@ -217,28 +203,11 @@ HWY_AFTER_NAMESPACE();
 namespace varve {
 
 HWY_EXPORT(RotEncodeRow);
-HWY_EXPORT(RotDecodeRows);
-HWY_EXPORT(RotUnrotateRows);
+HWY_EXPORT(RotDecodeRow);
+HWY_EXPORT(RotRotateRows);
 
-void EncodeRotRow(size_t bits,
-                  const float* x,
-                  size_t head_dim,
-                  std::byte* packed,
-                  uint16_t* scale) {
-  HWY_DYNAMIC_DISPATCH(RotEncodeRow)(bits, x, head_dim, packed, scale);
-}
-
-void DecodeRotRows(size_t bits,
-                   const std::byte* packed,
-                   const std::byte* scales,
-                   size_t num_rows,
-                   size_t head_dim,
-                   float* out) {
-  HWY_DYNAMIC_DISPATCH(RotDecodeRows)(bits, packed, scales, num_rows, head_dim, out);
-}
-
-void UnrotateRows(size_t num_rows, size_t head_dim, float* x) {
-  HWY_DYNAMIC_DISPATCH(RotUnrotateRows)(num_rows, head_dim, x);
+void RotateRows(size_t num_rows, size_t head_dim, float* x) {
+  HWY_DYNAMIC_DISPATCH(RotRotateRows)(num_rows, head_dim, x);
 }
 
 namespace {
@@ -257,15 +226,13 @@ class RotCodec final : public RowCodec {
                  size_t head_dim,
                  std::byte* codes,
                  uint16_t* params) const override {
-    EncodeRotRow(bits_, x, head_dim, codes, params);
+    HWY_DYNAMIC_DISPATCH(RotEncodeRow)(bits_, x, head_dim, codes, params);
   }
   void DecodeRow(const std::byte* codes,
                  const uint16_t* params,
                  size_t head_dim,
                  float* out) const override {
-    const auto* scale = reinterpret_cast<const std::byte*>(params);
-    DecodeRotRows(bits_, codes, scale, 1, head_dim, out);
-    UnrotateRows(1, head_dim, out);
+    HWY_DYNAMIC_DISPATCH(RotDecodeRow)(bits_, codes, F16ToFloat(*params), head_dim, out);
   }
 
  private:

@@ -246,8 +246,8 @@ class DecodedReader {
         values_(scratch + kTileTokens * head_dim) {}
 
   static constexpr bool has_offset() { return kHasOffset; }
-  bool keys_rotated() const { return false; }
-  bool values_rotated() const { return codec_->values_rotated(); }
+  static constexpr bool keys_rotated() { return false; }
+  static constexpr bool values_rotated() { return false; }
   // From now on keys are turned as if the run's token 0 stood there: all codecs without a reader of
   // their own, for few queries, code keys before RoPE.
   void SetFirstPosition(int64_t position) { first_position_ = position; }

@@ -277,6 +277,7 @@ inline double ErrorBound(const Codec& codec, const Surroundings& around, float v
     case CodecId::kKlt4:
     case CodecId::kKlt3:
     case CodecId::kKlt2:
+    case CodecId::kKlt18:
     case CodecId::kPca:
     case CodecId::kPcaFine:
     case CodecId::kLorc:

@@ -7,7 +7,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "kernels/codec/klt_block.h"
 #include "kernels/codec/lloyd_max.h"
 #include "kernels/codec/nuq_block.h"
 #include "kernels/codec/nuq_calibration.h"
@@ -146,34 +145,6 @@ TEST(KiviCodec, BytesAreThoseOfTheFirstVersion) {
     ASSERT_EQ(codec.version(), 1);
     EXPECT_EQ(Hash64(EncodeAll(codec, shape, tokens)), hash) << name;
   }
-}
-
-TEST(KltCodec, LosesFarLessOfTheScoresOfLowRankKeysThanARotation) {
-  const RunShape shape{2, kHeadDim, 128};
-  const Lookalike made = MakeLookalike(7, shape);
-  for (const auto& [klt, rot] : {std::pair{"klt2", "rot2"}, {"klt3", "rot3"}}) {
-    EXPECT_LT(ScoreError(*FindCodec(klt).value(), shape, made),
-              0.3 * ScoreError(*FindCodec(rot).value(), shape, made))
-        << klt;
-  }
-}
-
-TEST(KltCodec, SpendsItsBitsWhereKeysVary) {
-  const RunShape shape{1, kHeadDim, 1};
-  const Lookalike made = MakeLookalike(9, shape);
-  const CodecTables tables = FindCodec("klt2").value()->Calibrate(made.sample);
-  ASSERT_EQ(tables.values.size(), KltTableFloats(1, kHeadDim));
-  const KltTables head = KltTablesOf(tables.values.data(), 0, kHeadDim);
-  float total = 0.0F;
-  for (size_t group = 0; group < kHeadDim / kKltGroup; ++group) {
-    total += head.group_bits[group];
-    if (group > 0) {
-      EXPECT_LE(head.group_bits[group], head.group_bits[group - 1]);
-    }
-  }
-  EXPECT_EQ(total, 2.0F * kHeadDim / kKltGroup);
-  EXPECT_GT(head.group_bits[0], 3.0F);
-  EXPECT_EQ(FindCodec("klt2").value()->Calibrate(made.sample).hash, tables.hash);
 }
 
 TEST(NuqCodec, EachPartOfTheMethodPays) {

@@ -118,7 +118,7 @@ TEST_F(CodecTablesTest, TablesThatWouldLeadOutsideARunAreRefused) {
   for (const float bits : {7.0F, -1.0F, 1.5F, 0.0F}) {
     CodecTableSet damaged = *sound;
     CodecTables tables = *sound->Find(CodecId::kKlt2, 0);
-    tables.values[kKltLevels] = bits;  // of the only group: 2
+    tables.values[2 * kKltLevels] = bits;  // of the only group of keys: 2
     damaged.Add(CodecId::kKlt2, 0, tables);
     ASSERT_OK(SaveCodecTables(TablesPath(), damaged, model_hash_));
     const auto loaded = LoadCodecTables(TablesPath(), config, model_hash_);
@@ -142,7 +142,7 @@ TEST_F(CodecTablesTest, FilesThatAreNoTablesAreRefused) {
         "{" + hash_row + ",\"" + name + R"(":{"dtype":"F32","shape":[1],"data_offsets":[8,12]}})",
         one + std::string(4, '\0'));
   };
-  WriteText(TablesPath(), with("klt2.v2.layer.0"));
+  WriteText(TablesPath(), with("klt2.v3.layer.0"));
   EXPECT_ERROR(LoadCodecTables(TablesPath(), config, 1), ErrorCode::kBadModel);
   WriteText(TablesPath(), with("klt2.v9.layer.0"));
   EXPECT_ERROR(LoadCodecTables(TablesPath(), config, 1), ErrorCode::kVersionSkew);

@@ -60,7 +60,7 @@ TEST_F(RateOfGaussian, TablesOfAnotherDrawLieOnTheLloydMaxLineToo) {
   EXPECT_EQ(rows_.at("klt3").tables, kTablesMade);
   EXPECT_EQ(rows_.at("rot3").tables, "");
   EXPECT_NEAR(
-      rows_.at("klt3").Find("k_mse").value() / references_.at({"lloyd-max", 3.125}), 1, 0.1);
+      rows_.at("klt3").Find("v_mse").value() / references_.at({"lloyd-max", 3.125}), 1, 0.1);
 }
 
 TEST_F(RateOfGaussian, NothingLostIsNoError) {
