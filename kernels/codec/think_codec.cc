@@ -111,6 +111,11 @@ class Think final : public HeadCodec {
   size_t TableFloats(size_t num_kv_heads, size_t head_dim) const override {
     return ThinkTableFloats(num_kv_heads, head_dim);
   }
+  bool TablesAreSound(std::span<const float> values,
+                      size_t /*num_kv_heads*/,
+                      size_t /*head_dim*/) const override {
+    return std::all_of(values.begin(), values.end(), [](float norm) { return norm >= 0.0F; });
+  }
 
  protected:
   bool keys_before_rope() const override { return true; }
