@@ -1,5 +1,6 @@
 #include "worker/codec_tables.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <optional>
@@ -18,22 +19,23 @@ std::string TensorName(const Codec& codec, int32_t layer) {
   return fmt::format("{}.v{}.layer.{}", codec.name(), codec.version(), layer);
 }
 
-Result<CodecTables> ReadTables(const std::string& path,
-                               const std::string& name,
-                               const Tensor& tensor,
-                               size_t num_floats) {
+// The tables of one codec and layer, or nothing if they are not such as a calibration makes.
+std::optional<CodecTables> ReadTables(const Codec& codec,
+                                      const ModelConfig& config,
+                                      const Tensor& tensor) {
+  const auto num_kv_heads = static_cast<size_t>(config.num_kv_heads);
+  const auto head_dim = static_cast<size_t>(config.head_dim);
+  const size_t num_floats = codec.TableFloats(num_kv_heads, head_dim);
   if (tensor.type != TensorType::kF32 || tensor.bytes.size() != num_floats * sizeof(float)) {
-    return Error{ErrorCode::kBadModel,
-                 fmt::format("'{}': {} must have {} F32 values", path, name, num_floats)};
+    return std::nullopt;
   }
   CodecTables tables;
   tables.values.resize(num_floats);
   std::memcpy(tables.values.data(), tensor.bytes.data(), tensor.bytes.size());
-  for (const float value : tables.values) {
-    if (!std::isfinite(value)) {
-      return Error{ErrorCode::kBadModel,
-                   fmt::format("'{}': {} holds a value that is not a number", path, name)};
-    }
+  const bool all_finite = std::all_of(
+      tables.values.begin(), tables.values.end(), [](float value) { return std::isfinite(value); });
+  if (!all_finite || !codec.TablesAreSound(tables.values, num_kv_heads, head_dim)) {
+    return std::nullopt;
   }
   tables.hash = CodecTables::HashOf(tables.values);
   return tables;
@@ -64,23 +66,20 @@ Result<std::shared_ptr<const CodecTableSet>> LoadCodecTables(const std::string& 
     if (!codec->needs_tables()) {
       continue;
     }
-    const size_t floats = codec->TableFloats(static_cast<size_t>(config.num_kv_heads),
-                                             static_cast<size_t>(config.head_dim));
     for (int32_t layer = 0; layer < config.num_layers; ++layer) {
       const std::string name = TensorName(*codec, layer);
       const auto found = file.tensors().find(name);
       if (found != file.tensors().end()) {
-        VARVE_TRY(CodecTables tables, ReadTables(path, name, found->second, floats));
-        if (!codec->TablesAreSound(tables.values,
-                                   static_cast<size_t>(config.num_kv_heads),
-                                   static_cast<size_t>(config.head_dim))) {
+        std::optional<CodecTables> tables = ReadTables(*codec, config, found->second);
+        if (!tables) {
           return Error{ErrorCode::kBadModel,
-                       fmt::format("'{}': {} is damaged: make the file again with `varve "
-                                   "calibrate`",
+                       fmt::format("'{}' is damaged: these are no tables of codec {} for layer {}. "
+                                   "Make the file again with `varve calibrate`",
                                    path,
-                                   name)};
+                                   codec->name(),
+                                   layer)};
         }
-        set->Add(codec->id(), layer, std::move(tables));
+        set->Add(codec->id(), layer, std::move(*tables));
         ++known;
       }
     }

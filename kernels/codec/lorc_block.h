@@ -82,14 +82,9 @@ constexpr size_t LorcTableFloats(size_t num_kv_heads, size_t head_dim) {
   return 2 + num_kv_heads * 2 * LorcSideFloats(head_dim);
 }
 
-// Within 1 to head_dim whatever the tables hold; head_dim, the most, without tables.
+// head_dim, the most, without tables.
 inline size_t LorcRank(const float* tables, bool is_key, size_t head_dim) {
-  if (tables == nullptr) {
-    return head_dim;
-  }
-  const float rank = tables[is_key ? 0 : 1];
-  const auto most = static_cast<float>(head_dim);
-  return static_cast<size_t>(rank > 1.0F ? std::min(rank, most) : 1.0F);
+  return tables == nullptr ? head_dim : static_cast<size_t>(tables[is_key ? 0 : 1]);
 }
 
 inline LorcTables LorcTablesOf(const float* tables, size_t kv_head, bool is_key, size_t head_dim) {

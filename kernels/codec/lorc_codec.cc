@@ -9,6 +9,7 @@
 // clang-format on
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "kernels/codec/codecs.h"
@@ -105,6 +106,13 @@ class Lorc final : public HeadCodec {
   }
   size_t TableFloats(size_t num_kv_heads, size_t head_dim) const override {
     return LorcTableFloats(num_kv_heads, head_dim);
+  }
+  bool TablesAreSound(std::span<const float> values,
+                      size_t /*num_kv_heads*/,
+                      size_t head_dim) const override {
+    return std::all_of(values.begin(), values.begin() + 2, [head_dim](float rank) {
+      return rank >= 1.0F && rank <= static_cast<float>(head_dim) && rank == std::floor(rank);
+    });
   }
 
  protected:

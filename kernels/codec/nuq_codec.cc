@@ -135,6 +135,20 @@ class NuqCodec final : public HeadCodec, public WordDecoder {
   size_t TableFloats(size_t num_kv_heads, size_t head_dim) const override {
     return NuqTableFloats(bits_, num_kv_heads, head_dim);
   }
+  bool TablesAreSound(std::span<const float> values,
+                      size_t num_kv_heads,
+                      size_t head_dim) const override {
+    const NuqTables levels = NuqTablesOf(values.data(), bits_, 0, head_dim);
+    const size_t count = size_t{1} << bits_;
+    bool sound = std::is_sorted(levels.key_levels, levels.key_levels + count) &&
+                 std::is_sorted(levels.value_levels, levels.value_levels + count);
+    for (size_t head = 0; head < num_kv_heads; ++head) {
+      const NuqTables own = NuqTablesOf(values.data(), bits_, head, head_dim);
+      sound &=
+          std::all_of(own.scales, own.scales + head_dim, [](float scale) { return scale > 0.0F; });
+    }
+    return sound;
+  }
 
   size_t num_outliers(size_t head_dim) const override { return NuqOutliers(sparse_, head_dim); }
   void LoadTables(const HeadRun& run, WordTables* out) const override {

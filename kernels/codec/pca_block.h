@@ -182,13 +182,8 @@ VARVE_HD inline PcaTables PcaTablesOf(const float* tables, size_t num_kv_heads, 
           PcaSideAt(values, PcaValueComponents(width), nullptr, num_kv_heads, head_dim)};
 }
 
-// Bits of a group, whatever the tables say: never more than there are levels for.
 VARVE_HD inline size_t PcaGroupBits(const PcaSide& side, size_t group) {
-  const float bits = side.group_bits[group];
-  if (!(bits >= 1.0F)) {
-    return 0;
-  }
-  return bits >= static_cast<float>(kPcaMaxBits) ? kPcaMaxBits : static_cast<size_t>(bits);
+  return static_cast<size_t>(side.group_bits[group]);
 }
 
 // Bytes of a side's codes in a row.

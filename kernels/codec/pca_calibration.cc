@@ -129,6 +129,7 @@ void FitSide(Side* side) {
       }
     }
   }
+  std::sort(pooled.begin(), pooled.end());  // once, and not for each width
   side->levels.resize(kPcaLevels);
   for (size_t width = 1; width <= kPcaMaxBits; ++width) {
     const std::vector<float> levels = FitLevels(pooled, {}, size_t{1} << width);

@@ -119,6 +119,13 @@ void EncodeSide(const PcaSide& side,
   }
 }
 
+// Whether every group has whole bits for which there are levels.
+bool BitsAreSound(const PcaSide& side) {
+  return std::all_of(side.group_bits, side.group_bits + side.num_groups, [](float bits) {
+    return bits >= 0.0F && bits <= static_cast<float>(kPcaMaxBits) && bits == std::floor(bits);
+  });
+}
+
 class PcaCodec final : public Codec {
  public:
   PcaCodec(CodecId id, std::string_view name, PcaRate rate) : id_(id), name_(name), rate_(rate) {}
@@ -133,6 +140,14 @@ class PcaCodec final : public Codec {
   }
   size_t TableFloats(size_t num_kv_heads, size_t head_dim) const override {
     return PcaTableFloats(num_kv_heads, head_dim);
+  }
+  bool TablesAreSound(std::span<const float> values,
+                      size_t num_kv_heads,
+                      size_t head_dim) const override {
+    const PcaTables tables = PcaTablesOf(values.data(), num_kv_heads, head_dim);
+    const size_t row_bytes = PcaRowBytes(rate_, num_kv_heads * head_dim);
+    return BitsAreSound(tables.keys) && BitsAreSound(tables.values) &&
+           PcaValuePlace(tables, row_bytes).codes + PcaCodeBytes(tables.values) <= row_bytes;
   }
   using Codec::EncodedBytes;
   size_t EncodedBytes(const RunShape& shape, const CodecTables* /*tables*/) const override {

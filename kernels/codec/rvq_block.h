@@ -36,6 +36,8 @@ namespace varve {
 
 inline constexpr size_t kRvqGroup = 32;
 inline constexpr size_t kRvqMaxStages = 8;
+// Of a codeword's channel, by magnitude: scaled rows have a mean square of one.
+inline constexpr float kRvqLargestWeight = 100.0F;
 
 struct RvqFormat {
   size_t stages;      // at most kRvqMaxStages

@@ -22,7 +22,6 @@ constexpr int kLargeRounds = 2;
 constexpr size_t kBatches = 16;
 constexpr double kDecay = 0.99;
 constexpr double kSmoothing = 1e-5;
-constexpr double kLargestWeight = 100.0;  // of a codeword's channel; rows have unit deviation
 constexpr uint64_t kSeed = 241'015'704;
 
 // Vectors of 32 channels.
@@ -107,7 +106,7 @@ void FollowAverages(std::span<const float> vectors, Vectors* codebook) {
       const double smoothed = (average.counts[i / kRvqGroup] + kSmoothing) /
                               (total + static_cast<double>(entries) * kSmoothing) * total;
       (*codebook)[i] =
-          static_cast<float>(std::clamp(own / smoothed, -kLargestWeight, kLargestWeight));
+          std::clamp(static_cast<float>(own / smoothed), -kRvqLargestWeight, kRvqLargestWeight);
     }
   }
 }

@@ -10,6 +10,7 @@
 // clang-format on
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -167,6 +168,13 @@ class RvqCodec final : public HeadCodec {
   }
   size_t TableFloats(size_t /*num_kv_heads*/, size_t /*head_dim*/) const override {
     return RvqTableFloats(format_);
+  }
+  bool TablesAreSound(std::span<const float> values,
+                      size_t /*num_kv_heads*/,
+                      size_t /*head_dim*/) const override {
+    return std::all_of(values.begin(), values.end(), [](float value) {
+      return std::fabs(value) <= kRvqLargestWeight;
+    });
   }
 
  protected:

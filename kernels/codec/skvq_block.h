@@ -132,11 +132,9 @@ VARVE_HD inline SkvqTables SkvqTablesOf(const float* tables,
   return {side, side + head_dim, side + 2 * head_dim};
 }
 
-// Where channel `i` stands, whatever the tables hold.
-VARVE_HD inline size_t SkvqPlace(const SkvqTables& tables, size_t head_dim, size_t i) {
-  const float last = static_cast<float>(head_dim - 1);
-  const float place = tables.place[i];
-  return static_cast<size_t>(place > 0.0F ? (place < last ? place : last) : 0.0F);
+// Where channel `i` stands.
+VARVE_HD inline size_t SkvqPlace(const SkvqTables& tables, size_t i) {
+  return static_cast<size_t>(tables.place[i]);
 }
 
 }  // namespace varve

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 
 #include "kernels/codec/codecs.h"
@@ -56,7 +57,7 @@ void SkvqDecodeRowsOf(const SkvqLayout& at,
                       float* x) {
   int32_t places[kMaxHeadDim];
   for (size_t i = 0; i < head_dim; ++i) {
-    places[i] = static_cast<int32_t>(SkvqPlace(tables, head_dim, i));
+    places[i] = static_cast<int32_t>(SkvqPlace(tables, i));
   }
   float units[2 * kMaxHeadDim];
   for (size_t i = 0; i < 2 * at.groups; ++i) {
@@ -115,6 +116,22 @@ const float* Fp8Values() {
   return kValues.data();
 }
 
+// Whether the places are a permutation and every group keeps some of its range.
+bool SideIsSound(const SkvqTables& tables, size_t head_dim) {
+  bool is_taken[kMaxHeadDim] = {};
+  for (size_t i = 0; i < head_dim; ++i) {
+    const float place = tables.place[i];
+    if (!(place >= 0.0F && place < static_cast<float>(head_dim)) || place != std::floor(place) ||
+        is_taken[SkvqPlace(tables, i)]) {
+      return false;
+    }
+    is_taken[SkvqPlace(tables, i)] = true;
+  }
+  return std::all_of(tables.alphas, tables.alphas + SkvqGroups(head_dim), [](float alpha) {
+    return alpha > 0.0F && alpha <= 1.0F;
+  });
+}
+
 class SkvqCodec final : public HeadCodec {
  public:
   SkvqCodec(CodecId id, std::string_view name, size_t bits) : id_(id), name_(name), bits_(bits) {}
@@ -127,6 +144,16 @@ class SkvqCodec final : public HeadCodec {
   }
   size_t TableFloats(size_t num_kv_heads, size_t head_dim) const override {
     return SkvqTableFloats(num_kv_heads, head_dim);
+  }
+  bool TablesAreSound(std::span<const float> values,
+                      size_t num_kv_heads,
+                      size_t head_dim) const override {
+    for (size_t side = 0; side < 2 * num_kv_heads; ++side) {
+      if (!SideIsSound(SkvqTablesOf(values.data(), side / 2, side % 2 == 0, head_dim), head_dim)) {
+        return false;
+      }
+    }
+    return true;
   }
 
  protected:
@@ -179,7 +206,7 @@ class SkvqCodec final : public HeadCodec {
     const SkvqLayout at = LayoutOf(block);
     std::vector<float> y(num_tokens * block.head_dim);
     for (size_t i = 0; i < block.head_dim; ++i) {
-      const size_t place = SkvqPlace(tables, block.head_dim, i);
+      const size_t place = SkvqPlace(tables, i);
       for (size_t t = 0; t < num_tokens; ++t) {
         y[t * block.head_dim + place] = x[t * block.head_dim + i] - tables.centre[i];
       }

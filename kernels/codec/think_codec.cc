@@ -182,6 +182,11 @@ class Think final : public HeadCodec, public WordDecoder {
   size_t TableFloats(size_t num_kv_heads, size_t head_dim) const override {
     return ThinkTableFloats(num_kv_heads, head_dim);
   }
+  bool TablesAreSound(std::span<const float> values,
+                      size_t /*num_kv_heads*/,
+                      size_t /*head_dim*/) const override {
+    return std::all_of(values.begin(), values.end(), [](float norm) { return norm >= 0.0F; });
+  }
 
   size_t num_outliers(size_t /*head_dim*/) const override { return 0; }
   void LoadTables(const HeadRun& /*run*/, WordTables* tables) const override {

@@ -1,11 +1,14 @@
 #include "worker/codec_tables.h"
 
 #include <filesystem>
+#include <limits>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "kernels/codec/klt_block.h"
+#include "kernels/codec/pca_block.h"
 #include "proto/base/file.h"
 #include "tests/support/temp_dir.h"
 #include "tests/worker/group_rig.h"
@@ -111,20 +114,70 @@ TEST_F(CodecTablesTest, TablesOfAnotherModelAreRefused) {
   EXPECT_ERROR(LoadCodecTables(TablesPath(), config, model_hash_ + 1), ErrorCode::kModelMismatch);
 }
 
-TEST_F(CodecTablesTest, TablesThatWouldLeadOutsideARunAreRefused) {
+// What a codec relies on, broken in one place. With head_dim 8 and two kv heads.
+struct Damage {
+  CodecId codec;
+  size_t place;
+  float value;
+};
+
+std::vector<Damage> DamageOfEveryKind() {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  std::vector<Damage> damage;
+  const auto add = [&damage](CodecId codec, size_t place, std::initializer_list<float> values) {
+    for (const float value : values) {
+      damage.push_back({codec, place, value});
+    }
+  };
+  add(CodecId::kKlt2, 2 * kKltLevels, {7.0F, -1.0F, 1.5F, 0.0F});  // bits of the only group: 2
+  for (const CodecId skvq : {CodecId::kSkvq4, CodecId::kSkvq2}) {
+    add(skvq, 0, {1e30F, -5.0F, 8.0F, 0.5F});  // the first channel's place
+    add(skvq, 16, {0.0F, 1.5F});               // the first group's alpha
+  }
+  add(CodecId::kLorc, 0, {0.0F, 2.5F, 9.0F, -3.0F});  // rank of the keys
+  add(CodecId::kLorc, 1, {1e30F});                    // and of the values
+  for (const CodecId pca : {CodecId::kPca, CodecId::kPcaFine}) {
+    add(pca, kPcaLevels, {-1.0F, 0.5F, 1e30F});  // bits of the first group
+    add(pca, kPcaLevels, {6.0F});                // more than a row has room for
+  }
+  add(CodecId::kNuq4, size_t{2} << 4, {0.0F, -1.0F});  // scale of the first channel
+  add(CodecId::kNuq2Sparse, 0, {1e9F});                // levels that do not ascend
+  add(CodecId::kThink, 0, {-1.0F});                    // a norm
+  add(CodecId::kRvq4, 0, {101.0F, -1e30F});            // of a codeword
+  for (const Codec* codec : AllCodecs()) {
+    if (codec->needs_tables()) {
+      add(codec->id(), 0, {kNan});
+    }
+  }
+  return damage;
+}
+
+TEST_F(CodecTablesTest, DamagedTablesOfEveryCodecAreRefusedAlike) {
   MakeTables();
   const ModelConfig config = ParseModelConfig(ReadText(dir_.path() + "/config.json")).value();
   const auto sound = LoadCodecTables(TablesPath(), config, model_hash_).value();
-  for (const float bits : {7.0F, -1.0F, 1.5F, 0.0F}) {
-    CodecTableSet damaged = *sound;
-    CodecTables tables = *sound->Find(CodecId::kKlt2, 0);
-    tables.values[2 * kKltLevels] = bits;  // of the only group of keys: 2
-    damaged.Add(CodecId::kKlt2, 0, tables);
+  for (const auto& [codec, place, value] : DamageOfEveryKind()) {
+    CodecTables tables = *sound->Find(codec, 1);
+    tables.values[place] = value;
+    CodecTableSet damaged;
+    damaged.Add(codec, 1, tables);
     ASSERT_OK(SaveCodecTables(TablesPath(), damaged, model_hash_));
     const auto loaded = LoadCodecTables(TablesPath(), config, model_hash_);
     EXPECT_ERROR(loaded, ErrorCode::kBadModel);
-    EXPECT_THAT(loaded.error().message, HasSubstr("damaged"));
+    EXPECT_EQ(loaded.error().message,
+              fmt::format("'{}' is damaged: these are no tables of codec {} for layer 1. Make the "
+                          "file again with `varve calibrate`",
+                          TablesPath(),
+                          FindCodec(codec).value()->name()))
+        << place << " " << value;
   }
+  // Two channels at one place.
+  CodecTables tables = *sound->Find(CodecId::kSkvq4, 0);
+  tables.values[0] = tables.values[1];
+  CodecTableSet damaged;
+  damaged.Add(CodecId::kSkvq4, 0, tables);
+  ASSERT_OK(SaveCodecTables(TablesPath(), damaged, model_hash_));
+  EXPECT_ERROR(LoadCodecTables(TablesPath(), config, model_hash_), ErrorCode::kBadModel);
 }
 
 TEST_F(CodecTablesTest, FilesThatAreNoTablesAreRefused) {

@@ -37,7 +37,7 @@ struct Candidate {
   const Codec* codec = nullptr;
   PolicyChoice policy;
   // Bits kept for each value of a context's tokens, metadata and pruning counted; the most of them
-  // where the numbers decide.
+  // where the numbers decide, or tables that are not there yet.
   double bpe = 0;
   std::string tables = {};  // EvalRow::tables
   // The trade-off: bits for each value of a context's tokens that it had to fit; 0: none.

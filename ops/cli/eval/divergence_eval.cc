@@ -33,21 +33,29 @@ struct Position {
   bool same_top = false;
 };
 
+// What exact KV predicts at the positions of a block: all candidates are compared with it.
+struct Expected {
+  std::vector<float> logits;  // [positions, vocab]
+  std::vector<float> p;       // [positions, vocab]: what they say
+  std::vector<double> lse;    // [positions]
+};
+
 // `next`: the token that the text goes on with; negative if it is not known.
-Position Compare(std::span<const float> exact, std::span<const float> other, int32_t next) {
-  const double exact_lse = LogSumExp(exact);
+Position Compare(const Expected& expected, size_t row, std::span<const float> other, int32_t next) {
+  const auto exact = std::span(expected.logits).subspan(row * other.size(), other.size());
+  const float* p = expected.p.data() + row * other.size();
   const double other_lse = LogSumExp(other);
+  const double lse_delta = other_lse - expected.lse[row];
   Position position;
   for (size_t i = 0; i < exact.size(); ++i) {
-    const double log_p = exact[i] - exact_lse;
-    position.kl += std::exp(static_cast<float>(log_p)) * (log_p - (other[i] - other_lse));
+    position.kl += p[i] * (static_cast<double>(exact[i]) - other[i] + lse_delta);
   }
   position.kl = std::max(position.kl, 0.0);
   position.same_top = std::max_element(exact.begin(), exact.end()) - exact.begin() ==
                       std::max_element(other.begin(), other.end()) - other.begin();
   if (next >= 0) {
     const auto token = static_cast<size_t>(next);
-    position.nll_delta = (other_lse - other[token]) - (exact_lse - exact[token]);
+    position.nll_delta = lse_delta - (static_cast<double>(other[token]) - exact[token]);
   }
   return position;
 }
@@ -128,8 +136,8 @@ class Divergence {
       const bool is_scored = first + count > schedule.first_scored;
       const auto block =
           std::span(tokens).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
-      VARVE_TRY(const std::vector<float> expected,
-                exact_->Step(exact_sequence, first, block, is_scored));
+      VARVE_TRY(std::vector<float> logits, exact_->Step(exact_sequence, first, block, is_scored));
+      const Expected expected = Expect(std::move(logits));
       for (size_t i = 0; i < sequences.size(); ++i) {
         VARVE_TRY(const std::vector<float> seen,
                   model_->Step(sequences[i], first, block, is_scored));
@@ -148,21 +156,37 @@ class Divergence {
   }
 
  private:
+  size_t vocab() const { return static_cast<size_t>(model_->config().vocab_size); }
+
+  Expected Expect(std::vector<float> logits) {
+    Expected expected{std::move(logits), {}, {}};
+    expected.p.resize(expected.logits.size());
+    expected.lse.resize(expected.logits.size() / vocab());
+    team_.ParallelFor(expected.lse.size(), [&](size_t row, int /*thread*/) {
+      const auto exact = std::span(expected.logits).subspan(row * vocab(), vocab());
+      expected.lse[row] = LogSumExp(exact);
+      for (size_t i = 0; i < exact.size(); ++i) {
+        expected.p[row * vocab() + i] = std::exp(static_cast<float>(exact[i] - expected.lse[row]));
+      }
+    });
+    return expected;
+  }
+
   void Score(std::span<const int32_t> tokens,
              int64_t first,
              int64_t first_scored,
-             std::span<const float> expected,
+             const Expected& expected,
              std::span<const float> seen,
              std::vector<Position>* positions) {
-    const auto vocab = static_cast<size_t>(model_->config().vocab_size);
     const auto skipped = static_cast<size_t>(std::max<int64_t>(first_scored - first, 0));
     const size_t begin = positions->size();
-    positions->resize(begin + expected.size() / vocab - skipped);
+    positions->resize(begin + expected.lse.size() - skipped);
     team_.ParallelFor(positions->size() - begin, [&](size_t i, int /*thread*/) {
       const size_t row = skipped + i;
       const size_t next = static_cast<size_t>(first) + row + 1;
-      (*positions)[begin + i] = Compare(expected.subspan(row * vocab, vocab),
-                                        seen.subspan(row * vocab, vocab),
+      (*positions)[begin + i] = Compare(expected,
+                                        row,
+                                        seen.subspan(row * vocab(), vocab()),
                                         next < tokens.size() ? tokens[next] : -1);
     });
   }
@@ -200,6 +224,30 @@ void AddFigures(bool is_static, const std::vector<Position>& positions, EvalRow*
 
 }  // namespace
 
+Result<std::vector<std::vector<int32_t>>> DivergenceSequences(const EvalOptions& options,
+                                                              const std::vector<LabText>& texts,
+                                                              const TextModel& text_model,
+                                                              int64_t max_positions) {
+  if (options.tokens <= kFirstScored || options.sequences < 1) {
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("there must be a sequence and more than {} tokens in it: the first "
+                             "ones are not scored",
+                             kFirstScored)};
+  }
+  if (max_positions < options.tokens) {
+    return Error{
+        ErrorCode::kInvalidArgument,
+        fmt::format(
+            "--tokens {} is more than the model's {} positions", options.tokens, max_positions)};
+  }
+  std::vector<std::vector<int32_t>> sequences;
+  for (const LabText& text : texts) {
+    VARVE_TRY(const auto of_text, CutText(options, text, text_model));
+    sequences.insert(sequences.end(), of_text.begin(), of_text.end());
+  }
+  return sequences;
+}
+
 int64_t DivergenceStepTokens(const EvalOptions& options) {
   const Schedule schedule = Static(options.tokens);
   return std::max({LabModel::kStepTokens, schedule.steps[0], schedule.steps[1]});
@@ -208,28 +256,11 @@ int64_t DivergenceStepTokens(const EvalOptions& options) {
 namespace {
 
 Result<std::vector<EvalRow>> Measure(const EvalOptions& options,
-                                     const std::vector<LabText>& texts,
+                                     const std::vector<std::vector<int32_t>>& sequences,
                                      const std::vector<Candidate>& candidates,
                                      LabModel* exact,
                                      LabModel* model,
                                      LabProgress* progress) {
-  if (options.tokens <= kFirstScored || options.sequences < 1) {
-    return Error{ErrorCode::kInvalidArgument,
-                 fmt::format("there must be a sequence and more than {} tokens in it: the first "
-                             "ones are not scored",
-                             kFirstScored)};
-  }
-  if (model->description().max_positions < options.tokens) {
-    return Error{ErrorCode::kInvalidArgument,
-                 fmt::format("--tokens {} is more than the model's {} positions",
-                             options.tokens,
-                             model->description().max_positions)};
-  }
-  std::vector<std::vector<int32_t>> sequences;
-  for (const LabText& text : texts) {
-    VARVE_TRY(const auto of_text, CutText(options, text, model->text()));
-    sequences.insert(sequences.end(), of_text.begin(), of_text.end());
-  }
   Divergence divergence(exact, model, candidates, options.threads);
   std::vector<Schedule> schedules = {PseudoDecode(options.tokens)};
   if (options.with_static) {
@@ -262,15 +293,15 @@ Result<std::vector<EvalRow>> Measure(const EvalOptions& options,
 }  // namespace
 
 Result<std::vector<EvalRow>> MeasureDivergence(const EvalOptions& options,
-                                               const std::vector<LabText>& texts,
+                                               const std::vector<std::vector<int32_t>>& sequences,
                                                const std::vector<Candidate>& candidates,
                                                LabModel* model,
                                                LabProgress* progress) {
-  return Measure(options, texts, candidates, model, model, progress);
+  return Measure(options, sequences, candidates, model, model, progress);
 }
 
 Result<std::vector<EvalRow>> MeasureWeights(const EvalOptions& options,
-                                            const std::vector<LabText>& texts,
+                                            const std::vector<std::vector<int32_t>>& sequences,
                                             LabModel* stored,
                                             LabModel* model,
                                             LabProgress* progress) {
@@ -279,7 +310,8 @@ Result<std::vector<EvalRow>> MeasureWeights(const EvalOptions& options,
                       .head_dim = model->config().head_dim,
                       .token_capacity = KvPolicy().page_tokens};
   const Candidate exact{.codec = codec, .policy = {}, .bpe = codec->BitsPerValue(page)};
-  VARVE_TRY(std::vector<EvalRow> rows, Measure(options, texts, {exact}, stored, model, progress));
+  VARVE_TRY(std::vector<EvalRow> rows,
+            Measure(options, sequences, {exact}, stored, model, progress));
   rows[0].codec = "weights " + options.weights;
   return rows;
 }

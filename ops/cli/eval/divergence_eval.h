@@ -42,20 +42,27 @@
 
 namespace varve::cli {
 
+// The beginning of each text, cut into sequences of options.tokens that each begin as a context
+// does. kInvalidArgument if a text is too short or a sequence has nothing to compare or is longer
+// than the model takes.
+Result<std::vector<std::vector<int32_t>>> DivergenceSequences(const EvalOptions& options,
+                                                              const std::vector<LabText>& texts,
+                                                              const TextModel& text_model,
+                                                              int64_t max_positions);
+
 // Tokens of the longest step that MeasureDivergence makes: what `model` must have been opened for.
 int64_t DivergenceStepTokens(const EvalOptions& options);
 
-// One row of part "quality" for each candidate. kInvalidArgument if a text is too short or a
-// sequence has nothing to compare.
+// One row of part "quality" for each candidate. Errors: those of the model's steps.
 Result<std::vector<EvalRow>> MeasureDivergence(const EvalOptions& options,
-                                               const std::vector<LabText>& texts,
+                                               const std::vector<std::vector<int32_t>>& sequences,
                                                const std::vector<Candidate>& candidates,
                                                LabModel* model,
                                                LabProgress* progress);
 
 // The row about the weights that `model` holds, compared with those of `stored`.
 Result<std::vector<EvalRow>> MeasureWeights(const EvalOptions& options,
-                                            const std::vector<LabText>& texts,
+                                            const std::vector<std::vector<int32_t>>& sequences,
                                             LabModel* stored,
                                             LabModel* model,
                                             LabProgress* progress);

@@ -1,9 +1,7 @@
 // Runs the parts of the lab that were asked for, for each scale of outliers, and gathers their
-// rows.
+// rows. Next: ops/cli/eval/lab_plan.h
 #pragma once
 
-#include <span>
-#include <string_view>
 #include <vector>
 
 #include "proto/base/result.h"
@@ -14,10 +12,8 @@
 
 namespace varve::cli {
 
-// divergence, retrieval, planted, rate, tradeoff.
-std::span<const std::string_view> LabParts();
-
-// Errors: kInvalidArgument (the options), and those of opening a model and of its steps.
+// Errors: those of MakeLabPlan, before anything that takes long, and those of opening a model and
+// of its steps.
 Result<std::vector<EvalRow>> RunLab(const EvalOptions& options, LabProgress* progress);
 
 }  // namespace varve::cli

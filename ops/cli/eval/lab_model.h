@@ -37,6 +37,7 @@ class LabModel {
   const ModelConfig& config() const { return group_->config(); }
   const ModelDescription& description() const { return group_->model(); }
   const TextModel& text() const { return *text_model_; }
+  const CodecTableSet* codec_tables() const { return group_->codec_tables(); }  // may be null
 
   Result<SequenceId> OpenSequence(const OpenSequenceOptions& options);
   Result<void> CloseSequence(SequenceId sequence) { return group_->CloseSequence(sequence); }

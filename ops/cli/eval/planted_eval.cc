@@ -184,24 +184,6 @@ void AddFigures(const Haystack& haystack,
   row->Add("score_error", std::sqrt(score_error / kQueries));
 }
 
-Result<std::vector<int64_t>> CheckLengths(std::vector<int64_t> lengths) {
-  std::sort(lengths.begin(), lengths.end());
-  lengths.erase(std::unique(lengths.begin(), lengths.end()), lengths.end());
-  for (const int64_t length : lengths) {
-    const auto page = static_cast<int64_t>(kPageTokens);
-    if (length < kFewestTokens || length > kMostPlantedTokens || length % page != 0) {
-      return Error{ErrorCode::kInvalidArgument,
-                   fmt::format("--planted-tokens {}: a length is a multiple of {}, at least {} and "
-                               "at most {}",
-                               length,
-                               page,
-                               kFewestTokens,
-                               kMostPlantedTokens)};
-    }
-  }
-  return lengths;
-}
-
 // Tables of the codecs that need some: {} for the others.
 std::vector<CodecTables> MakeTables(const Haystack& haystack,
                                     const std::vector<Candidate>& candidates,
@@ -222,11 +204,30 @@ RunShape PlantedPage() {
   return {.num_kv_heads = 1, .head_dim = kHeadDim, .token_capacity = kPageTokens};
 }
 
+Result<std::vector<int64_t>> PlantedLengths(const EvalOptions& options) {
+  std::vector<int64_t> lengths = options.planted_tokens;
+  std::sort(lengths.begin(), lengths.end());
+  lengths.erase(std::unique(lengths.begin(), lengths.end()), lengths.end());
+  for (const int64_t length : lengths) {
+    const auto page = static_cast<int64_t>(kPageTokens);
+    if (length < kFewestTokens || length > kMostPlantedTokens || length % page != 0) {
+      return Error{ErrorCode::kInvalidArgument,
+                   fmt::format("--planted-tokens {}: a length is a multiple of {}, at least {} and "
+                               "at most {}",
+                               length,
+                               page,
+                               kFewestTokens,
+                               kMostPlantedTokens)};
+    }
+  }
+  return lengths;
+}
+
 Result<std::vector<EvalRow>> MeasurePlanted(const EvalOptions& options,
                                             double outliers,
                                             const std::vector<Candidate>& candidates,
                                             LabProgress* progress) {
-  VARVE_TRY(const std::vector<int64_t> lengths, CheckLengths(options.planted_tokens));
+  VARVE_TRY(const std::vector<int64_t> lengths, PlantedLengths(options));
   const Haystack haystack(lengths, outliers, options.seed);
   Attention attention(&haystack, options.threads);
   const std::vector<CodecTables> tables = MakeTables(haystack, candidates, &attention.team());

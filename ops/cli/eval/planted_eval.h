@@ -38,9 +38,11 @@ inline constexpr int64_t kMostPlantedTokens = int64_t{16} << 20;
 // The page of which the candidates' bits are counted.
 RunShape PlantedPage();
 
-// One row of part "planted" for each candidate and length of options.planted_tokens.
-// kInvalidArgument if a length is no multiple of a page, has no room for needles or is over
-// kMostPlantedTokens.
+// options.planted_tokens, each once, ascending. kInvalidArgument if one is no multiple of a page,
+// has no room for needles or is over kMostPlantedTokens.
+Result<std::vector<int64_t>> PlantedLengths(const EvalOptions& options);
+
+// One row of part "planted" for each candidate and length. Errors: as PlantedLengths.
 Result<std::vector<EvalRow>> MeasurePlanted(const EvalOptions& options,
                                             double outliers,
                                             const std::vector<Candidate>& candidates,

@@ -140,12 +140,6 @@ Result<std::vector<std::vector<int32_t>>> PreparedModel::CalibrationSequences(
   return sequences;
 }
 
-RunShape PreparedModel::PageShape(int32_t page_tokens) const {
-  return {.num_kv_heads = config_.num_kv_heads,
-          .head_dim = config_.head_dim,
-          .token_capacity = page_tokens};
-}
-
 std::string PreparedModel::TablesOf(const Codec& codec) const {
   if (!codec.needs_tables()) {
     return "";

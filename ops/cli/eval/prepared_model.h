@@ -49,8 +49,6 @@ class PreparedModel {
   const std::string& directory() const { return directory_; }      // of the model or of its copy
   const std::string& tables_file() const { return tables_file_; }  // empty: the one beside it
   const ModelConfig& config() const { return config_; }
-  // The shape of a sealed page of `page_tokens` tokens.
-  RunShape PageShape(int32_t page_tokens) const;
   // As EvalRow::tables.
   std::string TablesOf(const Codec& codec) const;
 

@@ -8,7 +8,7 @@
 #include "kvstore/disk_tier.h"
 #include "kvstore/page_format.h"
 
-#include "ops/cli/eval/candidates.h"
+#include "ops/cli/eval/lab_plan.h"
 #include "ops/cli/table_making.h"
 #include "ops/cli/temporary_directory.h"
 
@@ -98,7 +98,7 @@ Result<RecordedKv> RecordKv(const PreparedModel& prepared,
   VARVE_TRY(const TemporaryDirectory data, TemporaryDirectory::Make());
   RecordedKv recorded{.model = prepared.name(),
                       .outliers = prepared.outliers(),
-                      .page = prepared.PageShape(KvPolicy().page_tokens),
+                      .page = ModelPage(prepared.config()),
                       .pages = {},
                       .ropes = prepared.config().Geometry().layer_ropes,
                       .tables = {}};

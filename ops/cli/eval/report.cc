@@ -1,6 +1,7 @@
 #include "ops/cli/eval/report.h"
 
 #include <cstdlib>
+#include <filesystem>
 
 #include <fmt/format.h>
 #include <sys/wait.h>
@@ -36,8 +37,23 @@ int Draw(const std::string& python, const std::string& script, const std::string
 
 }  // namespace
 
-Result<std::string> WriteReport(const std::string& directory, const std::vector<EvalRow>& rows) {
+Result<void> CheckWritable(const std::string& file) {
+  std::error_code failure;
+  if (std::filesystem::is_directory(file, failure)) {
+    return Error{ErrorCode::kIoError, fmt::format("'{}' is a directory", file)};
+  }
+  const std::string probe = file + ".probe";
+  VARVE_RETURN_IF_ERROR(WriteFileAtomically(probe, ""));
+  std::filesystem::remove(probe, failure);
+  return {};
+}
+
+Result<void> PrepareReport(const std::string& directory) {
   VARVE_RETURN_IF_ERROR(MakeDirectories(directory));
+  return CheckWritable(directory + "/results.json");
+}
+
+Result<std::string> WriteReport(const std::string& directory, const std::vector<EvalRow>& rows) {
   VARVE_RETURN_IF_ERROR(WriteFileAtomically(directory + "/results.json", FormatJson(rows)));
   std::string table = FormatMarkdown(rows);
   for (const std::string& note : NotesOn(rows)) {

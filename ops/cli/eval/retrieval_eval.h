@@ -21,18 +21,17 @@
 #include "proto/base/result.h"
 
 #include "ops/cli/eval/candidates.h"
+#include "ops/cli/eval/documents.h"
 #include "ops/cli/eval/eval_options.h"
 #include "ops/cli/eval/eval_row.h"
 #include "ops/cli/eval/lab_model.h"
 #include "ops/cli/eval/lab_progress.h"
-#include "ops/cli/eval/lab_text.h"
 
 namespace varve::cli {
 
-// One row of part "quality" for each candidate. kInvalidArgument if a length is too short for facts
-// or longer than the model takes, kUnsupported if the model has no chat template.
+// One row of part "quality" for each candidate. Errors: those of the model's steps.
 Result<std::vector<EvalRow>> MeasureRetrieval(const EvalOptions& options,
-                                              const std::vector<LabText>& texts,
+                                              const std::vector<Document>& documents,
                                               const std::vector<Candidate>& candidates,
                                               LabModel* model,
                                               LabProgress* progress);

@@ -10,7 +10,7 @@ void RoundTrip(const Codec& codec,
                std::vector<std::byte>* scratch,
                float* k_out,
                float* v_out) {
-  scratch->resize(codec.EncodedBytes(shape));
+  scratch->resize(codec.EncodedBytes(shape, context.tables));
   const size_t token_stride =
       static_cast<size_t>(shape.num_kv_heads) * static_cast<size_t>(shape.head_dim);
   codec.Encode(shape, 0, shape.token_capacity, k, v, token_stride, context, *scratch);
