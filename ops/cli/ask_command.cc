@@ -138,7 +138,7 @@ void AddAskCommand(CLI::App& root, Invocation& chosen) {
       ->add_option("--max-tokens",
                    options->chat.max_tokens,
                    "Longest answer, in tokens (default: the server's)")
-      ->check(CLI::PositiveNumber);
+      ->check(IsPositive());
   command
       ->add_option(
           "--temperature", options->chat.temperature, "0 takes the most likely token each time")

@@ -68,7 +68,7 @@ void AddStep(CLI::App& bench, Invocation& chosen) {
       ->check(IsWeightsSetting())
       ->capture_default_str();
   command->add_option("--tokens", options->tokens, "Lengths")
-      ->check(CLI::PositiveNumber)
+      ->check(IsPositive())
       ->capture_default_str();
   command->add_flag(
       "--fill",

@@ -20,6 +20,7 @@
 #include "ops/cli/exit_code.h"
 #include "ops/cli/local_server.h"
 #include "ops/cli/progress.h"
+#include "ops/cli/settings.h"
 #include "ops/cli/table_making.h"
 #include <CLI/CLI.hpp>
 
@@ -151,10 +152,10 @@ void AddCalibrateCommand(CLI::App& root, Invocation& chosen) {
   command->add_option("--out", options->out_file, "File to write (default: in the model directory)")
       ->type_name("FILE");
   command->add_option("--tokens", options->tokens, "Tokens to look at, of all texts together")
-      ->check(CLI::PositiveNumber)
+      ->check(IsPositive())
       ->capture_default_str();
   command->add_option("--sequence-tokens", options->sequence_tokens, "Tokens of one sequence")
-      ->check(CLI::PositiveNumber)
+      ->check(IsPositive())
       ->capture_default_str();
   CLI::Option* sensitivity =
       command

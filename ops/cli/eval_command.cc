@@ -133,7 +133,7 @@ void AddWhat(CLI::App* command, EvalOptions* options) {
       ->type_name("NAME")
       ->capture_default_str();
   command->add_option("--bits", options->max_bits, "Only what keeps at most so many bits per value")
-      ->check(CLI::PositiveNumber);
+      ->check(IsPositive());
   command
       ->add_option("--outliers",
                    options->outliers,
@@ -162,32 +162,32 @@ void AddHowMuch(CLI::App* command, EvalOptions* options) {
       ->add_option("--calibration-tokens",
                    options->calibration_tokens,
                    "Tokens of these texts to look at, all together, at most")
-      ->check(CLI::PositiveNumber)
+      ->check(IsPositive())
       ->capture_default_str();
   command->add_option("--tokens", options->tokens, "Divergence: tokens of a sequence")
-      ->check(CLI::PositiveNumber)
+      ->check(IsPositive())
       ->capture_default_str();
   command->add_option("--sequences", options->sequences, "Divergence: sequences of each text")
-      ->check(CLI::PositiveNumber)
+      ->check(IsPositive())
       ->capture_default_str();
   command
       ->add_option("--document-tokens",
                    options->document_tokens,
                    "Retrieval: lengths of documents (default: 4096 and 32768, where they fit)")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber);
+      ->check(IsPositive());
   command
       ->add_option("--questions",
                    options->questions,
                    "Retrieval: questions of each task and length, at least")
-      ->check(CLI::PositiveNumber)
+      ->check(IsPositive())
       ->capture_default_str();
   command
       ->add_option("--planted-tokens",
                    options->planted_tokens,
                    "Planted: lengths at which needles are looked for")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber)
+      ->check(IsPositive())
       ->capture_default_str();
   command->add_option("--budgets", options->budgets, "Tradeoff: bits for each value of all tokens")
       ->delimiter(',')

@@ -39,6 +39,16 @@ inline CLI::IsMember IsWeightsSetting() {
   return CLI::IsMember({"auto", "int8"});
 }
 
+// Like CLI11's own check of positive numbers, which answers with the bounds of a double.
+inline CLI::Validator IsPositive() {
+  return {[](std::string& text) {
+            double value = 0.0;
+            const bool is_positive = CLI::detail::lexical_cast(text, value) && value > 0.0;
+            return is_positive ? std::string() : "'" + text + "' is not a number above 0";
+          },
+          "POSITIVE"};
+}
+
 // Adds `--config FILE`, which ApplySettings reads.
 void AddConfigFlag(CLI::App& command);
 // Adds the setting `--server URL` of the commands that talk to one, and `--config`.

@@ -75,6 +75,8 @@ TEST(CliUsage, WrongUsageSaysWhatIsWrongAndExitsWith2) {
       {{"serve", "--log-level", "loud"}, "loud"},
       {{"serve", "--weights", "int4"}, "--weights: int4 not in {auto,int8}"},
       {{"bench", "step", "--model", "m", "--weights", "q4"}, "--weights: q4 not in {auto,int8}"},
+      {{"bench", "step", "--model", "m", "--tokens", "16,32"},
+       "--tokens: '16,32' is not a number above 0"},
       {{"serve", "--bogus"}, "--bogus"},
       {{"ingest", "file"}, "--name is required"},
       {{"ingest", "--name", "x"}, "FILE is required"},
