@@ -1,10 +1,9 @@
 // Keys and values as 16-bit integers ("words"), for attention in integer arithmetic: what a codec
 // offers whose keys are coded before RoPE and whose codes stand for integers.
 //
-//   key[i]   = word * step of channel i * scale of the token      before RoPE; the two channels of
-//   a
-//              rotary pair have one step, so that turned words are in it, too
+//   key[i]   = word * step of channel i * scale of the token      before RoPE
 //   value[i] = word * scale of the token + offset of the token
+// The two channels of a rotary pair have one step, so that turned words are in it, too.
 // Of an outlier the word is zero; the value stands beside it.
 #pragma once
 

@@ -1,6 +1,8 @@
 // The `varve` binary as a shell sees it: help, exit codes, settings, output that scripts read.
+#include <chrono>
 #include <csignal>
-#include <thread>
+#include <future>
+#include <mutex>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -193,10 +195,15 @@ TEST(CliClient, AMissingContextIsNamed) {
 }
 
 TEST(CliClient, AnInterruptedIngestExitsWith130AndSaysHowToGoOn) {
-  FakeServer server([](const FakeRequest&) { return FakeResponse{.hang = true}; });
+  std::promise<void> asked;
+  std::once_flag once;
+  FakeServer server([&](const FakeRequest&) {
+    std::call_once(once, [&asked] { asked.set_value(); });
+    return FakeResponse{.hang = true};
+  });
   ChildProcess ingest({VarveBinary(), "ingest", "--name", "x", "-", "--server", server.url()},
                       {.input = "text"});
-  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  ASSERT_EQ(asked.get_future().wait_for(std::chrono::seconds(30)), std::future_status::ready);
   ingest.Signal(SIGINT);
   EXPECT_EQ(ingest.Wait(30), kExitInterrupted);
   EXPECT_THAT(ingest.Err(), HasSubstr("run the same command again"));
