@@ -7,6 +7,23 @@
 #include "proto/base/check.h"
 
 namespace varve {
+
+HeadCodec::Block HeadCodec::BlockOf(const HeadRun& run) {
+  return {static_cast<size_t>(run.shape.head_dim),
+          static_cast<size_t>(run.shape.token_capacity),
+          run.kv_head,
+          run.tables};
+}
+
+const std::byte* HeadCodec::KeysOf(const HeadRun& run) const {
+  const Block block = BlockOf(run);
+  return run.encoded + run.kv_head * (KeyBytesOf(block) + ValueBytesOf(block));
+}
+
+const std::byte* HeadCodec::ValuesOf(const HeadRun& run) const {
+  return KeysOf(run) + KeyBytesOf(BlockOf(run));
+}
+
 size_t HeadCodec::EncodedBytes(const RunShape& shape, const CodecTables* tables) const {
   const Block block{
       static_cast<size_t>(shape.head_dim), static_cast<size_t>(shape.token_capacity), 0, tables};

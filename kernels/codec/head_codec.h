@@ -9,6 +9,7 @@
 #include <span>
 
 #include "kernels/codec/codec.h"
+#include "kernels/codec/word_decoder.h"
 
 namespace varve {
 
@@ -44,6 +45,9 @@ class HeadCodec : public Codec {
     size_t kv_head = 0;
     const CodecTables* tables = nullptr;
   };
+  static Block BlockOf(const HeadRun& run);
+  const std::byte* KeysOf(const HeadRun& run) const;
+  const std::byte* ValuesOf(const HeadRun& run) const;
 
   virtual bool keys_before_rope() const { return false; }
   // The bytes of a block, or the most that tables make them.

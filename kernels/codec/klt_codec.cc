@@ -9,6 +9,7 @@
 #include "kernels/codec/klt_block.h"
 #include "kernels/codec/klt_calibration.h"
 #include "kernels/codec/klt_decode.h"
+#include "kernels/codec/klt_words.h"
 #include "kernels/codec/lloyd_max.h"
 #include "kernels/codec/rot_rows.h"
 #include "kernels/codec/row_block.h"
@@ -120,7 +121,7 @@ bool BitsAreSound(const KltSide<const float>& side, size_t num_groups, size_t ro
   return sum == row_bytes;
 }
 
-class KltCodec final : public HeadCodec {
+class KltCodec final : public HeadCodec, public WordDecoder {
  public:
   KltCodec(CodecId id, std::string_view name, KltRate rate) : id_(id), name_(name), rate_(rate) {}
 
@@ -147,6 +148,67 @@ class KltCodec final : public HeadCodec {
       }
     }
     return true;
+  }
+
+  size_t num_outliers(size_t /*head_dim*/) const override { return 0; }
+  void LoadTables(const HeadRun& run, WordTables* tables) const override {
+    LoadKltWords(TablesOf(BlockOf(run)), run.shape.head_dim, tables);
+  }
+  void DecodeKeyWords(const HeadRun& run,
+                      const WordTables& tables,
+                      size_t first_token,
+                      size_t num_tokens,
+                      int16_t* words,
+                      float* scales,
+                      const OutlierRows& /*outliers*/) const override {
+    const Block block = BlockOf(run);
+    const size_t row_bytes = KltRowBytes(rate_.keys, block.head_dim);
+    const std::byte* keys = KeysOf(run);
+    DecodeKltKeyWords(tables,
+                      keys + first_token * row_bytes,
+                      keys + block.token_capacity * row_bytes + first_token,
+                      row_bytes,
+                      num_tokens,
+                      block.head_dim,
+                      words,
+                      scales);
+  }
+  void DecodeValueWords(const HeadRun& run,
+                        const WordTables& tables,
+                        size_t first_token,
+                        size_t num_tokens,
+                        int16_t* words,
+                        const OutlierRows& /*outliers*/) const override {
+    const Block block = BlockOf(run);
+    const size_t row_bytes = KltRowBytes(rate_.values, block.head_dim);
+    DecodeKltValueWords(tables,
+                        ValuesOf(run) + first_token * row_bytes,
+                        row_bytes,
+                        num_tokens,
+                        block.head_dim,
+                        words);
+  }
+  void LoadValueParams(const HeadRun& run,
+                       const WordTables& tables,
+                       size_t first_token,
+                       size_t num_tokens,
+                       float* scales,
+                       float* offsets) const override {
+    const Block block = BlockOf(run);
+    LoadKltValueScales(tables,
+                       ValuesOf(run) + block.token_capacity * KltRowBytes(rate_.values, block.head_dim) +
+                           first_token,
+                       num_tokens,
+                       scales);
+    std::fill_n(offsets, num_tokens, 0.0F);
+  }
+  const void* ValueCoordinates(const HeadRun& run) const override { return run.tables; }
+  void MapValues(const HeadRun& run,
+                 const WordTables& /*tables*/,
+                 const float* sums,
+                 float /*weight*/,
+                 float* out) const override {
+    MapKltValues(TablesOf(BlockOf(run)), run.shape.head_dim, sums, out);
   }
 
  protected:

@@ -178,7 +178,7 @@ class NuqCodec final : public HeadCodec, public WordDecoder {
                       const OutlierRows& outliers) const override {
     const Block block = BlockOf(run);
     const NuqLayout at = LayoutOf(block);
-    const std::byte* keys = KeysOf(run, at);
+    const std::byte* keys = KeysOf(run);
     KeyLevelWords(
         bits_, keys + first_token * at.row_bytes, tables, num_tokens, block.head_dim, words);
     std::fill_n(scales, num_tokens, 1.0F);
@@ -192,7 +192,7 @@ class NuqCodec final : public HeadCodec, public WordDecoder {
                         const OutlierRows& outliers) const override {
     const Block block = BlockOf(run);
     const NuqLayout at = LayoutOf(block);
-    const std::byte* values = KeysOf(run, at) + at.key_bytes;
+    const std::byte* values = ValuesOf(run);
     ValueLevelWords(
         bits_, values + first_token * at.row_bytes, tables, num_tokens, block.head_dim, words);
     TakeOutliers(at, values, first_token, num_tokens, block.head_dim, words, outliers);
@@ -204,7 +204,7 @@ class NuqCodec final : public HeadCodec, public WordDecoder {
                        float* scales,
                        float* offsets) const override {
     const NuqLayout at = LayoutOf(BlockOf(run));
-    const std::byte* values = KeysOf(run, at) + at.key_bytes + first_token * sizeof(uint16_t);
+    const std::byte* values = ValuesOf(run) + first_token * sizeof(uint16_t);
     Widen(values + at.scales, DType::kF16, num_tokens, scales);
     Widen(values + at.offsets, DType::kF16, num_tokens, offsets);
     for (size_t t = 0; t < num_tokens; ++t) {
@@ -305,15 +305,6 @@ class NuqCodec final : public HeadCodec, public WordDecoder {
   }
   NuqTables TablesOf(const Block& block) const {
     return NuqTablesOf(block.tables->values.data(), bits_, block.kv_head, block.head_dim);
-  }
-  static Block BlockOf(const HeadRun& run) {
-    return {static_cast<size_t>(run.shape.head_dim),
-            static_cast<size_t>(run.shape.token_capacity),
-            run.kv_head,
-            run.tables};
-  }
-  static const std::byte* KeysOf(const HeadRun& run, const NuqLayout& at) {
-    return run.encoded + run.kv_head * (at.key_bytes + at.value_bytes);
   }
   // Outliers as they are, and their words as zeros.
   static void TakeOutliers(const NuqLayout& at,

@@ -303,13 +303,6 @@ class Think final : public HeadCodec, public WordDecoder {
     return ThinkValueLayout(static_cast<size_t>(run.shape.head_dim),
                             static_cast<size_t>(run.shape.token_capacity));
   }
-  static const std::byte* KeysOf(const HeadRun& run) {
-    return ValuesOf(run) - KeyLayoutOf(run).bytes;
-  }
-  static const std::byte* ValuesOf(const HeadRun& run) {
-    const size_t keys = KeyLayoutOf(run).bytes;
-    return run.encoded + run.kv_head * (keys + ValueLayoutOf(run).bytes) + keys;
-  }
   static ThinkLayout KeyLayoutOf(const HeadRun& run) {
     return ThinkKeyLayout(static_cast<size_t>(run.shape.head_dim),
                           static_cast<size_t>(run.shape.token_capacity));

@@ -3,6 +3,9 @@
 //
 //   key[i]   = word * step of channel i * scale of the token      before RoPE
 //   value[i] = word * scale of the token + offset of the token
+// or values are that in coordinates of the codec's own: what attention sums up of them is mapped
+// back at the end (MapValues).
+//
 // The two channels of a rotary pair have one step, so that turned words are in it, too.
 // Of an outlier the word is zero; the value stands beside it.
 #pragma once
@@ -20,8 +23,9 @@ inline constexpr size_t kWordTokens = 32;
 
 // A pair of key words, turned by any angle, does not leave 16 bits; 67 are room for roundings.
 inline constexpr float kMaxKeyPair = 32700.0F;
-// 128 words of values times 16-bit weights fit 32-bit sums if none is larger.
-inline constexpr int kMaxValueWord = 511;
+// kWordTokens words of values times 16-bit weights fit 32-bit sums if none is larger.
+inline constexpr int kMaxValueWord = 2047;
+static_assert(kWordTokens * 32767 * kMaxValueWord < size_t{1} << 31);
 
 // One kv head of an encoded run.
 struct HeadRun {
@@ -31,7 +35,13 @@ struct HeadRun {
   const std::byte* encoded = nullptr;  // of the whole run
 };
 
-// What the tables of one kv head say, as decoding to words wants it.
+// Memory that a codec may fill in LoadTables as it likes, of any that has words.
+constexpr size_t WordOwnBytes(size_t head_dim) {
+  return (2 * head_dim + 64) * head_dim + 8192;
+}
+
+// What the tables of one kv head say, as decoding to words wants it. Codecs use of it what they
+// need.
 struct WordTables {
   alignas(32) int16_t key_scales[kMaxWordChannels];   // in 128ths of a step
   alignas(32) int16_t key_offsets[kMaxWordChannels];  // in steps
@@ -39,6 +49,7 @@ struct WordTables {
   int8_t key_levels[16];
   int8_t value_levels[16];
   float value_step;  // what a value's word is worth, times the scale of the token
+  std::byte* own;    // WordOwnBytes
 };
 
 // Outliers of the tokens of one call, [tokens, num_outliers]. A dim that is not there (of damaged
@@ -74,6 +85,17 @@ class WordDecoder {
                                size_t num_tokens,
                                float* scales,
                                float* offsets) const = 0;
+
+  // What tells the coordinates of a run's values from others: those of runs for which it is equal
+  // are summed up together. Null: values are in none of their own.
+  virtual const void* ValueCoordinates(const HeadRun& /*run*/) const { return nullptr; }
+  // out += the values that `sums` of weight * (word * scale + offset) stand for, where the weights
+  // add up to `weight`. [head_dim]
+  virtual void MapValues(const HeadRun& /*run*/,
+                         const WordTables& /*tables*/,
+                         const float* /*sums*/,
+                         float /*weight*/,
+                         float* /*out*/) const {}
 
  protected:
   ~WordDecoder() = default;

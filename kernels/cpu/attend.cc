@@ -184,6 +184,10 @@ double AttendTolerance(CodecId codec) {
     case CodecId::kKivi2G32:
     case CodecId::kThink:
       return 3e-4;
+    case CodecId::kKlt4:
+    case CodecId::kKlt3:
+    case CodecId::kKlt2:
+    case CodecId::kKlt18:
     case CodecId::kNuq4:
     case CodecId::kNuq3:
     case CodecId::kNuq2:

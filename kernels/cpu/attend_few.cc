@@ -214,6 +214,11 @@ void AttendFewWith(D d, const AttendBlock& block) {
     const KvView& view = params.views[index];
     const KvView* next = index + 1 < block.view_end ? &params.views[index + 1] : nullptr;
     const auto attend = [&](auto reader) HWY_ATTR {
+      if constexpr (std::is_same_v<decltype(reader), WordReader>) {
+        UseValueCoordinates(block, &reader.decoder(), reader.run(), scratch);
+      } else {
+        MapBack(block, scratch);
+      }
       UseCoordinates(
           block, {reader.keys_rotated(), reader.values_rotated()}, scratch.q, &coordinates);
       if constexpr (decltype(reader)::kInteger && !std::is_same_v<decltype(reader), WordReader>) {
@@ -229,6 +234,7 @@ void AttendFewWith(D d, const AttendBlock& block) {
     VisitFewReader(view, block, scratch.decoded, attend);
     FinishView(block, index, scratch.states);
   }
+  MapBack(block, scratch);
   UseCoordinates(block, {}, scratch.q, &coordinates);
   FinishRows(block, scratch.states);
 }

@@ -156,15 +156,12 @@ HWY_INLINE float SetCodeWeights(D d,
   return reader.has_offset() ? SumLanes(d, offset) : 0.0F;
 }
 
-// Adds offsets[row] to the dimensions [first_dim, last_dim) of each row.
+// Adds offsets[row] to the dimensions [first_dim, last_dim) of each row of sums.
 template <class D>
-HWY_INLINE void AddOffsets(D d,
-                           const AttendBlock& block,
-                           const float* offsets,
-                           size_t first_dim,
-                           size_t last_dim) {
-  for (int32_t row = 0; row < block.num_rows(); ++row) {
-    float* o = block.o + row * block.o_stride;
+HWY_INLINE void AddOffsets(
+    D d, FewSums to, const float* offsets, size_t rows, size_t first_dim, size_t last_dim) {
+  for (size_t row = 0; row < rows; ++row) {
+    float* o = to.sums + row * to.stride;
     for (size_t i = first_dim; i < last_dim; i += hn::Lanes(d)) {
       hn::StoreU(hn::Add(hn::LoadU(d, o + i), hn::Set(d, offsets[row])), d, o + i);
     }
@@ -212,7 +209,12 @@ HWY_INLINE void AddCodeTile(D d,
                                                  block.o_stride);
     });
     if (reader.has_offset()) {
-      AddOffsets(d, block, offsets, group * group_dims, (group + 1) * group_dims);
+      AddOffsets(d,
+                 {block.o, block.o_stride},
+                 offsets,
+                 rows,
+                 group * group_dims,
+                 (group + 1) * group_dims);
     }
   }
 }

@@ -59,6 +59,23 @@ struct FewTokens {
 // A tile of an odd number of tokens has a last pair whose second weight is zero.
 inline constexpr size_t kWeightStride = kTileTokens + 2;
 
+// Where weighted values are summed up, one row for each query.
+struct FewSums {
+  float* sums;
+  size_t stride;
+};
+
+// Sums of values in coordinates of their codec's own (word_decoder.h), kept apart from the others
+// of the block until they are mapped back.
+struct FewMappedSums {
+  const void* coordinates = nullptr;  // null: there are none
+  const WordDecoder* decoder = nullptr;
+  HeadRun run;  // one of those that the sums are of
+  float* sums;  // [kFewRows, head_dim]
+  float weights[kFewRows];
+  float corrections[kFewRows];  // of the block's other sums, still to be done
+};
+
 struct FewScratch {
   // floats: kFewScratchFloats.
   FewScratch(float* floats, size_t head_dim)
@@ -76,6 +93,8 @@ struct FewScratch {
             reinterpret_cast<int16_t*>(decoded + DecodedFloats(static_cast<int32_t>(head_dim)))),
         weight_codes(q_codes + kFewRows * head_dim),
         tile_turns(weight_codes + kFewRows * kWeightStride) {
+    mapped.sums = reinterpret_cast<float*>(tile_turns + kTileTokens * head_dim);
+    word_tables.own = reinterpret_cast<std::byte*>(mapped.sums + kFewRows * head_dim);
     // Read to the end of the last vector, used only up to the last token: must be numbers.
     std::fill(key_scales, scaled, 0.0F);
   }
@@ -102,8 +121,10 @@ struct FewScratch {
   RowState states[kFewRows];
   CodecId q_order = CodecId::kF32;  // the codec that q_codes are for; kF32: none
   const Rope* tile_turns_of = nullptr;
-  WordTables word_tables;  // of word_tables_of
+  WordTables word_tables;  // of word_tables_of, as `word_tables_by` sees them
   const CodecTables* word_tables_of = nullptr;
+  const WordDecoder* word_tables_by = nullptr;
+  FewMappedSums mapped;
 };
 
 // The queries for keys that are turned by their distance from the tile's first token, which takes
@@ -122,7 +143,8 @@ inline size_t FewScratchFloatsOf(size_t head_dim) {
   const size_t words = kFewRows * (head_dim + kWeightStride) + kTileTokens * head_dim;
   return kFewRows * (2 * head_dim + kTileTokens) + 5 * kTileTokens +
          std::max<size_t>(kTileTokens, kMaxHeadDim) +
-         DecodedFloats(static_cast<int32_t>(head_dim)) + words * sizeof(int16_t) / sizeof(float);
+         DecodedFloats(static_cast<int32_t>(head_dim)) + words * sizeof(int16_t) / sizeof(float) +
+         kFewRows * head_dim + WordOwnBytes(head_dim) / sizeof(float);
 }
 
 }  // namespace varve::HWY_NAMESPACE

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 
 #include "kernels/codec/word_decoder.h"
 #include "kernels/cpu/attend_block.h"
@@ -191,9 +192,11 @@ inline void ScoreWordTile(const WordReader& reader,
                           size_t rows,
                           FewScratch& scratch) {
   const size_t head_dim = reader.head_dim();
-  if (scratch.word_tables_of != reader.run().tables) {
+  if (scratch.word_tables_of != reader.run().tables ||
+      scratch.word_tables_by != &reader.decoder()) {
     reader.decoder().LoadTables(reader.run(), &scratch.word_tables);
     scratch.word_tables_of = reader.run().tables;
+    scratch.word_tables_by = &reader.decoder();
   }
   const float* queries = SetWordQueries(reader, tile, rows, scratch);
   ForParts(tokens, [&](FewTokens part) HWY_ATTR {
@@ -223,6 +226,65 @@ inline void ScoreWordTile(const WordReader& reader,
   });
 }
 
+// Adds what was summed up in coordinates of a codec's own to the block's sums.
+inline void MapBack(const AttendBlock& block, FewScratch& scratch) {
+  FewMappedSums& mapped = scratch.mapped;
+  if (mapped.coordinates == nullptr) {
+    return;
+  }
+  const size_t head_dim = block.params->head_dim;
+  for (int32_t row = 0; row < block.num_rows(); ++row) {
+    float* o = block.o + row * block.o_stride;
+    for (size_t i = 0; i < head_dim; ++i) {
+      o[i] *= mapped.corrections[row];
+    }
+    mapped.decoder->MapValues(mapped.run,
+                              scratch.word_tables,
+                              mapped.sums + row * head_dim,
+                              mapped.weights[row],
+                              o);
+  }
+  mapped.coordinates = nullptr;
+}
+
+// Makes the sums ready for the values of a view. decoder: null, or that of the run.
+inline void UseValueCoordinates(const AttendBlock& block,
+                                const WordDecoder* decoder,
+                                const HeadRun& run,
+                                FewScratch& scratch) {
+  FewMappedSums& mapped = scratch.mapped;
+  const void* next = decoder == nullptr ? nullptr : decoder->ValueCoordinates(run);
+  if (next == mapped.coordinates && decoder == mapped.decoder) {
+    return;
+  }
+  MapBack(block, scratch);
+  if (next == nullptr) {
+    return;
+  }
+  mapped.coordinates = next;
+  mapped.decoder = decoder;
+  mapped.run = run;
+  std::fill_n(mapped.sums, block.num_rows() * run.shape.head_dim, 0.0F);
+  std::fill_n(mapped.weights, kFewRows, 0.0F);
+  std::fill_n(mapped.corrections, kFewRows, 1.0F);
+}
+
+// Where the values of the tile go, after the block's sums were told of the new weights.
+inline FewSums SumsForTile(const AttendBlock& block, FewTokens tokens, FewScratch& scratch) {
+  FewMappedSums& mapped = scratch.mapped;
+  if (mapped.coordinates == nullptr) {
+    return {block.o, block.o_stride};
+  }
+  for (int32_t row = 0; row < block.num_rows(); ++row) {
+    const float* weights = scratch.scores + row * kTileTokens;
+    const float correction = scratch.corrections[row];
+    mapped.corrections[row] *= correction;
+    mapped.weights[row] = std::accumulate(
+        weights + tokens.begin, weights + tokens.end, mapped.weights[row] * correction);
+  }
+  return {mapped.sums, static_cast<size_t>(block.params->head_dim)};
+}
+
 // o = o * corrections + weights * values.
 template <class D>
 void AddWordTile(D d,
@@ -238,6 +300,7 @@ void AddWordTile(D d,
                                    tokens.count(),
                                    scratch.value_scales + tokens.begin,
                                    scratch.value_offsets + tokens.begin);
+  const FewSums to = SumsForTile(block, tokens, scratch);
   float offsets[kFewRows];
   for (size_t row = 0; row < rows; ++row) {
     offsets[row] = SetCodeWeights(d, reader, row, tokens, scratch);
@@ -258,18 +321,18 @@ void AddWordTile(D d,
                    .weights = scratch.weight_codes + part.begin - tokens.begin,
                    .factors = scratch.weight_factors,
                    .corrections = part.begin == tokens.begin ? scratch.corrections : ones,
-                   .o = block.o,
-                   .o_stride = block.o_stride});
+                   .o = to.sums,
+                   .o_stride = to.stride});
     // The offset of a token is added to all dimensions, but not meant for its outliers.
     reader.ForOutliers(part.count(), [&](size_t t, size_t dim, float value) HWY_ATTR {
       const float above = value - scratch.value_offsets[part.begin + t];
       for (size_t row = 0; row < rows; ++row) {
-        block.o[row * block.o_stride + dim] +=
+        to.sums[row * to.stride + dim] +=
             scratch.scores[row * kTileTokens + part.begin + t] * above;
       }
     });
   });
-  AddOffsets(d, block, offsets, 0, reader.head_dim());
+  AddOffsets(d, to, offsets, rows, 0, reader.head_dim());
 }
 
 }  // namespace varve::HWY_NAMESPACE

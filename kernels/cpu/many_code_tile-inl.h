@@ -20,14 +20,13 @@
 #include "kernels/cpu/gemm-inl.h"
 #include "kernels/cpu/many_scratch-inl.h"
 #include "kernels/cpu/pair_dot-inl.h"
+#include "kernels/cpu/pair_gemm-inl.h"
 
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-using GemmWordTag = hn::RebindToSigned<GemmTag>;
 
 // What becomes of a row of sums.
 struct SumsToScores {
@@ -61,57 +60,6 @@ struct SumsToOutput {
   }
 };
 
-// Sums of a[kRows, 2 * num_pairs] times one panel, [num_pairs, PanelWidth()] pairs.
-template <bool kVnni, size_t kRows, class Epilogue>
-HWY_INLINE void MultiplyPairTile(const int16_t* HWY_RESTRICT a,
-                                 size_t a_stride,
-                                 const int32_t* HWY_RESTRICT panel,
-                                 size_t num_pairs,
-                                 size_t first_row,
-                                 const Epilogue& epilogue) {
-  const GemmTag d;
-  const GemmWordTag d32;
-  const hn::Repartition<int16_t, GemmWordTag> d16;
-  const size_t lanes = hn::Lanes(d32);
-  hn::Vec<GemmWordTag> low[kRows];
-  hn::Vec<GemmWordTag> high[kRows];
-#pragma GCC unroll 8
-  for (size_t row = 0; row < kRows; ++row) {
-    low[row] = hn::Zero(d32);
-    high[row] = hn::Zero(d32);
-  }
-  for (size_t pair = 0; pair < num_pairs; ++pair) {
-    const auto panel_low = hn::BitCast(d16, hn::LoadU(d32, panel));
-    const auto panel_high = hn::BitCast(d16, hn::LoadU(d32, panel + lanes));
-    panel += 2 * lanes;
-#pragma GCC unroll 8
-    for (size_t row = 0; row < kRows; ++row) {
-      int32_t factors;
-      std::memcpy(&factors, a + row * a_stride + 2 * pair, sizeof(factors));
-      const auto factor = hn::BitCast(d16, hn::Set(d32, factors));
-      low[row] = AddPairProducts<kVnni>(low[row], panel_low, factor);
-      high[row] = AddPairProducts<kVnni>(high[row], panel_high, factor);
-    }
-  }
-#pragma GCC unroll 8
-  for (size_t row = 0; row < kRows; ++row) {
-    epilogue.Take(first_row + row, hn::ConvertTo(d, low[row]), hn::ConvertTo(d, high[row]));
-  }
-}
-
-template <bool kVnni, class Epilogue>
-void MultiplyPairPanel(const int16_t* a,
-                       size_t a_stride,
-                       size_t rows,
-                       const int32_t* panel,
-                       size_t num_pairs,
-                       const Epilogue& epilogue) {
-  ForTiles(rows, [&](size_t row, auto count) HWY_ATTR {
-    MultiplyPairTile<kVnni, decltype(count)::value>(
-        a + row * a_stride, a_stride, panel, num_pairs, row, epilogue);
-  });
-}
-
 // A loaded code as the integer it stands for.
 template <class Reader>
 HWY_INLINE hn::Vec<GemmWordTag> CodeInteger(hn::Vec<GemmTag> code) {
@@ -122,11 +70,6 @@ HWY_INLINE hn::Vec<GemmWordTag> CodeInteger(hn::Vec<GemmTag> code) {
 template <class Reader>
 HWY_INLINE int32_t CodeInteger(float code) {
   return static_cast<int32_t>(std::lrint((code - Reader::kCentre) * (1.0F / Reader::kStep)));
-}
-
-HWY_INLINE int32_t PairOf(int32_t first, int32_t second) {
-  return static_cast<int32_t>(static_cast<uint32_t>(first & 0xffff) | static_cast<uint32_t>(second)
-                                                                          << 16);
 }
 
 // Key `token` as pairs of neighbouring dimensions, [PairsOf(head_dim)].
