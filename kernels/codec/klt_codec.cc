@@ -196,7 +196,8 @@ class KltCodec final : public HeadCodec, public WordDecoder {
                        float* offsets) const override {
     const Block block = BlockOf(run);
     LoadKltValueScales(tables,
-                       ValuesOf(run) + block.token_capacity * KltRowBytes(rate_.values, block.head_dim) +
+                       ValuesOf(run) +
+                           block.token_capacity * KltRowBytes(rate_.values, block.head_dim) +
                            first_token,
                        num_tokens,
                        scales);

@@ -39,66 +39,93 @@ HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Words of the eight dimensions of a group. bits: 1 to kKltMaxBits.
-HWY_INLINE void StoreGroup(const KltLevelWords& side,
-                           const std::byte* codes,
-                           size_t bits,
-                           int16_t* out) {
+// The codes of a group, a byte each.
+template <size_t kBits>
+HWY_INLINE uint64_t GroupCodes(const std::byte* codes) {
   uint64_t eight = 0;
-  for (size_t b = 0; b < bits; ++b) {
+#pragma GCC unroll 8
+  for (size_t b = 0; b < kBits; ++b) {
     eight |= kSpreadBits.values[static_cast<size_t>(codes[b])] << b;
   }
-  if (bits > 4) {
-    const int16_t* words = side.words + KltLevelsAt(bits);
-    for (size_t j = 0; j < kKltGroup; ++j) {
-      out[j] = words[eight >> 8 * j & 0xff];
+  return eight;
+}
+
+// Words of groups of kBits bits.
+template <size_t kBits>
+HWY_INLINE void StoreGroups(const KltLevelWords& side,
+                            const std::byte* codes,
+                            size_t num_groups,
+                            int16_t* out) {
+  if constexpr (kBits > 4) {
+    const int16_t* words = side.words + KltLevelsAt(kBits);
+    for (size_t group = 0; group < num_groups; ++group, codes += kBits, out += kKltGroup) {
+      const uint64_t eight = GroupCodes<kBits>(codes);
+#pragma GCC unroll 8
+      for (size_t j = 0; j < kKltGroup; ++j) {
+        out[j] = words[eight >> 8 * j & 0xff];
+      }
     }
-    return;
-  }
-  const hn::FixedTag<uint64_t, 2> d64;
-  const hn::FixedTag<uint8_t, 16> d8;
-  const auto places = hn::BitCast(d8, hn::Set(d64, eight));
-  const auto low = hn::TableLookupBytes(hn::LoadU(d8, side.low_bytes[bits - 1]), places);
-  const auto high = hn::TableLookupBytes(hn::LoadU(d8, side.high_bytes[bits - 1]), places);
-  const hn::FixedTag<int16_t, 8> d16;
-  hn::StoreU(hn::BitCast(d16, hn::InterleaveLower(d8, low, high)), d16, out);
-}
-
-// The words of a token's dimensions that have bits, one behind the other, or, with kAll, of all.
-template <bool kAll>
-HWY_INLINE void StoreToken(const KltLevelWords& side, const std::byte* codes, int16_t* out) {
-  for (size_t group = 0; group < side.num_groups; ++group) {
-    const size_t bits = side.group_bits[group];
-    if (bits != 0) {
-      StoreGroup(side, codes, bits, out);
-      codes += bits;
-      out += kKltGroup;
-    } else if (kAll) {
-      std::fill_n(out, kKltGroup, int16_t{0});
-      out += kKltGroup;
+  } else {
+    const hn::FixedTag<uint64_t, 2> d64;
+    const hn::FixedTag<uint8_t, 16> d8;
+    const hn::FixedTag<int16_t, 8> d16;
+    const auto low_bytes = hn::LoadU(d8, side.low_bytes[kBits - 1]);
+    const auto high_bytes = hn::LoadU(d8, side.high_bytes[kBits - 1]);
+    for (size_t group = 0; group < num_groups; ++group, codes += kBits, out += kKltGroup) {
+      const auto places = hn::BitCast(d8, hn::Set(d64, GroupCodes<kBits>(codes)));
+      const auto low = hn::TableLookupBytes(low_bytes, places);
+      const auto high = hn::TableLookupBytes(high_bytes, places);
+      hn::StoreU(hn::BitCast(d16, hn::InterleaveLower(d8, low, high)), d16, out);
     }
   }
 }
 
-void StoreKeyCoefficients(const KltLevelWords& side,
-                          const std::byte* codes,
-                          size_t row_bytes,
-                          size_t num_tokens,
-                          size_t stride,
-                          int16_t* out) {
-  for (size_t t = 0; t < num_tokens; ++t) {
-    StoreToken<false>(side, codes + t * row_bytes, out + t * stride);
+void StoreGroupsOf(size_t bits,
+                   const KltLevelWords& side,
+                   const std::byte* codes,
+                   size_t num_groups,
+                   int16_t* out) {
+  static_assert(kKltMaxBits == 6);
+  switch (bits) {
+    case 0:
+      std::fill_n(out, num_groups * kKltGroup, int16_t{0});
+      break;
+    case 1:
+      StoreGroups<1>(side, codes, num_groups, out);
+      break;
+    case 2:
+      StoreGroups<2>(side, codes, num_groups, out);
+      break;
+    case 3:
+      StoreGroups<3>(side, codes, num_groups, out);
+      break;
+    case 4:
+      StoreGroups<4>(side, codes, num_groups, out);
+      break;
+    case 5:
+      StoreGroups<5>(side, codes, num_groups, out);
+      break;
+    default:
+      StoreGroups<6>(side, codes, num_groups, out);
+      break;
   }
 }
 
-void StoreValueWords(const KltLevelWords& side,
+void StoreLevelWords(const KltLevelWords& side,
                      const std::byte* codes,
                      size_t row_bytes,
                      size_t num_tokens,
                      size_t stride,
                      int16_t* out) {
-  for (size_t t = 0; t < num_tokens; ++t) {
-    StoreToken<true>(side, codes + t * row_bytes, out + t * stride);
+  for (size_t t = 0; t < num_tokens; ++t, codes += row_bytes, out += stride) {
+    const std::byte* code = codes;
+    int16_t* word = out;
+    for (size_t i = 0; i < side.num_spans; ++i) {
+      const KltSpan span = side.spans[i];
+      StoreGroupsOf(span.bits, side, code, span.num_groups, word);
+      code += span.bits * span.num_groups;
+      word += kKltGroup * span.num_groups;
+    }
   }
 }
 
@@ -120,8 +147,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace varve {
 
-HWY_EXPORT(StoreKeyCoefficients);
-HWY_EXPORT(StoreValueWords);
+HWY_EXPORT(StoreLevelWords);
 HWY_EXPORT(MapKltValuesOnTarget);
 
 namespace {
@@ -131,9 +157,16 @@ void LoadLevelWords(const KltSide<const float>& side,
                     size_t head_dim,
                     int largest,
                     KltLevelWords* out) {
-  out->num_groups = KltDims(head_dim) / kKltGroup;
-  std::copy_n(side.group_bits, out->num_groups, out->group_bits);
-  const size_t most_bits = *std::max_element(out->group_bits, out->group_bits + out->num_groups);
+  out->num_spans = 0;
+  size_t most_bits = 0;
+  for (size_t group = 0; group < KltDims(head_dim) / kKltGroup; ++group) {
+    const auto bits = static_cast<uint8_t>(side.group_bits[group]);
+    if (out->num_spans == 0 || out->spans[out->num_spans - 1].bits != bits) {
+      out->spans[out->num_spans++] = {.bits = bits, .num_groups = 0};
+    }
+    ++out->spans[out->num_spans - 1].num_groups;
+    most_bits = std::max<size_t>(most_bits, bits);
+  }
   const size_t num_levels = KltLevelsAt(most_bits + 1);
   float largest_level = 1e-30F;
   for (size_t i = 0; i < num_levels; ++i) {
@@ -165,12 +198,15 @@ void LoadKltWords(const KltTables<const float>& tables, size_t head_dim, WordTab
       reinterpret_cast<int16_t*>(out->own + sizeof(KltWords) + WordBasisPanelBytes(head_dim));
   LoadLevelWords(tables.keys, head_dim, kMaxCoefficient, &words.keys);
   LoadLevelWords(tables.values, head_dim, kMaxValueWord, &words.values);
+  // The last dimensions are those without bits: they are not read.
+  KltLevelWords& keys = words.keys;
+  size_t num_dims = KltDims(head_dim);
+  if (keys.spans[keys.num_spans - 1].bits == 0) {
+    num_dims -= kKltGroup * keys.spans[--keys.num_spans].num_groups;
+  }
   const float* rows[kMaxWordChannels];
-  size_t num_dims = 0;
-  for (size_t dim = 0; dim < KltDims(head_dim); ++dim) {
-    if (words.keys.group_bits[dim / kKltGroup] != 0) {
-      rows[num_dims++] = tables.inverse + dim * head_dim;
-    }
+  for (size_t dim = 0; dim < num_dims; ++dim) {
+    rows[dim] = tables.inverse + dim * head_dim;
   }
   PackWordBasis(rows,
                 num_dims,
@@ -190,7 +226,7 @@ void DecodeKltKeyWords(const WordTables& tables,
                        int16_t* words,
                        float* steps) {
   const KltWords& by = WordsOf(tables);
-  HWY_DYNAMIC_DISPATCH(StoreKeyCoefficients)
+  HWY_DYNAMIC_DISPATCH(StoreLevelWords)
   (by.keys, codes, row_bytes, num_tokens, head_dim, by.coefficients);
   float factors[kWordTokens];
   for (size_t t = 0; t < num_tokens; ++t) {
@@ -206,7 +242,7 @@ void DecodeKltValueWords(const WordTables& tables,
                          size_t num_tokens,
                          size_t head_dim,
                          int16_t* words) {
-  HWY_DYNAMIC_DISPATCH(StoreValueWords)
+  HWY_DYNAMIC_DISPATCH(StoreLevelWords)
   (WordsOf(tables).values, codes, row_bytes, num_tokens, head_dim, words);
 }
 

@@ -1,7 +1,7 @@
 // Rows of the klt codecs (klt_block.h) as words (word_decoder.h). A key takes as many products of
 // 16 bits as it has channels times dimensions with bits, 16 times what four queries cost that read
-// it if those are half of 128: these codecs save bytes, not time. Values stay rotated; what is summed up of them is turned
-// back once.
+// it if those are half of 128: these codecs save bytes, not time. Values stay rotated; what is
+// summed up of them is turned back once.
 #pragma once
 
 #include <cstddef>
@@ -13,10 +13,16 @@
 
 namespace varve {
 
+// Groups of as many bits.
+struct KltSpan {
+  uint8_t bits;
+  uint8_t num_groups;
+};
+
 // One side of a kv head: what its codes stand for.
 struct KltLevelWords {
-  uint8_t group_bits[kMaxWordChannels / kKltGroup];
-  size_t num_groups;
+  KltSpan spans[kMaxWordChannels / kKltGroup];
+  size_t num_spans;
   float step;  // what a level's word is worth, times the scale of the token
   int16_t words[kKltLevels];
   // The same of up to four bits, in halves for look-ups in registers: [bits - 1][code].

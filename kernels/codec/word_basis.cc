@@ -56,13 +56,13 @@ void PackRowPairs(const float* const* rows,
   const GemmWordTag d32;
   for (size_t column = 0; column < head_dim; column += PanelWidth()) {
     for (size_t dim = 0; dim < num_dims; dim += 2) {
-      for (size_t i = column; i < column + PanelWidth(); i += hn::Lanes(d), panels += hn::Lanes(d)) {
+      for (size_t i = column; i < column + PanelWidth();
+           i += hn::Lanes(d), panels += hn::Lanes(d)) {
         const auto unit = hn::LoadU(d, inverse_units + i);
         const auto first = hn::NearestInt(hn::Mul(hn::LoadU(d, rows[dim] + i), unit));
         const auto second = hn::NearestInt(hn::Mul(hn::LoadU(d, rows[dim + 1] + i), unit));
-        hn::StoreU(hn::Or(hn::And(first, hn::Set(d32, 0xffff)), hn::ShiftLeft<16>(second)),
-                   d32,
-                   panels);
+        hn::StoreU(
+            hn::Or(hn::And(first, hn::Set(d32, 0xffff)), hn::ShiftLeft<16>(second)), d32, panels);
       }
     }
   }
@@ -188,8 +188,7 @@ void MultiplyWordBasisOnTarget(const WordBasis& basis,
                                float* scales) {
   if constexpr (HWY_TARGET == HWY_AVX3) {
     if (HasVnni()) {
-      MultiplyWith<true>(
-          basis, head_dim, coefficients, stride, factors, num_tokens, words, scales);
+      MultiplyWith<true>(basis, head_dim, coefficients, stride, factors, num_tokens, words, scales);
       return;
     }
   }

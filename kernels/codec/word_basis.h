@@ -14,8 +14,9 @@ namespace varve {
 inline constexpr int kMaxCoefficient = 4095;
 
 struct WordBasis {
-  size_t num_dims;   // coefficients of a key, even
-  float norm_limit;  // of factor * |coefficients|: keys up to there are in steps, others in multiples
+  size_t num_dims;  // coefficients of a key, even
+  float
+      norm_limit;  // of factor * |coefficients|: keys up to there are in steps, others in multiples
   float factors[kMaxWordChannels];  // steps that one of a channel's sums is worth
   float means[kMaxWordChannels];    // in steps
   int32_t* panels;  // WordBasisPanelBytes: pairs of rows, in the panels of the target

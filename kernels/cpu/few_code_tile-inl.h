@@ -158,8 +158,12 @@ HWY_INLINE float SetCodeWeights(D d,
 
 // Adds offsets[row] to the dimensions [first_dim, last_dim) of each row of sums.
 template <class D>
-HWY_INLINE void AddOffsets(
-    D d, FewSums to, const float* offsets, size_t rows, size_t first_dim, size_t last_dim) {
+HWY_INLINE void AddOffsets(D d,
+                           FewSums to,
+                           const float* offsets,
+                           size_t rows,
+                           size_t first_dim,
+                           size_t last_dim) {
   for (size_t row = 0; row < rows; ++row) {
     float* o = to.sums + row * to.stride;
     for (size_t i = first_dim; i < last_dim; i += hn::Lanes(d)) {

@@ -238,11 +238,8 @@ inline void MapBack(const AttendBlock& block, FewScratch& scratch) {
     for (size_t i = 0; i < head_dim; ++i) {
       o[i] *= mapped.corrections[row];
     }
-    mapped.decoder->MapValues(mapped.run,
-                              scratch.word_tables,
-                              mapped.sums + row * head_dim,
-                              mapped.weights[row],
-                              o);
+    mapped.decoder->MapValues(
+        mapped.run, scratch.word_tables, mapped.sums + row * head_dim, mapped.weights[row], o);
   }
   mapped.coordinates = nullptr;
 }
