@@ -70,7 +70,7 @@ struct ThinkEight {
   size_t first;
 };
 
-// levels: [num_tokens, kept] words of twice the code, about the middle; readable eight further.
+// levels: [num_tokens, kept]; readable eight further.
 void ThinkKeyWords(const ThinkLayout& at,
                    size_t head_dim,
                    const std::byte* encoded,
@@ -81,7 +81,6 @@ void ThinkKeyWords(const ThinkLayout& at,
                    float* steps) {
   const hn::FixedTag<int16_t, 8> d;
   const hn::FixedTag<uint8_t, 16> d8;
-  constexpr float kMiddle = 7.5F;
   const size_t kept = ThinkKept(head_dim);
   int32_t places[kMaxHeadDim];
   ThinkPlaces(encoded, head_dim, places);
@@ -100,16 +99,15 @@ void ThinkKeyWords(const ThinkLayout& at,
   float scales[kWordTokens];
   float offsets[kWordTokens];
   WidenRow<DType::kF16>(encoded + at.means, head_dim, means);
-  WidenRow<DType::kF16>(encoded + at.scales + first_token * sizeof(uint16_t), num_tokens, scales);
-  WidenRow<DType::kF16>(encoded + at.offsets + first_token * sizeof(uint16_t), num_tokens, offsets);
+  const std::byte* first = encoded + first_token * sizeof(uint16_t);
+  LoadStepParams(first + at.scales, first + at.offsets, num_tokens, scales, offsets);
   float largest_mean = 1e-30F;
   for (size_t i = 0; i < head_dim; ++i) {
     largest_mean = std::max(largest_mean, std::fabs(means[i]));
   }
   float largest = 0.0F;
   for (size_t t = 0; t < num_tokens; ++t) {
-    offsets[t] += kMiddle * scales[t];
-    largest = std::max(largest, std::fabs(offsets[t]) + kMiddle * scales[t]);
+    largest = std::max(largest, std::fabs(offsets[t]) + 15.0F * scales[t]);
   }
   const float step = (largest + largest_mean) * 1.4143F / kMaxKeyPair;
   std::fill_n(steps, num_tokens, step);
@@ -118,8 +116,8 @@ void ThinkKeyWords(const ThinkLayout& at,
     mean_words[i] = static_cast<int16_t>(std::lrint(means[i] / step));
   }
   for (size_t t = 0; t < num_tokens; ++t, levels += kept, out += head_dim) {
-    // (level * 2^11 * scale) / 2^15, a level being half a code's step.
-    const auto scale = hn::Set(d, static_cast<int16_t>(std::lrint(8.0F * scales[t] / step)));
+    // (level * 2^11 * scale) / 2^15.
+    const auto scale = hn::Set(d, static_cast<int16_t>(std::lrint(16.0F * scales[t] / step)));
     const auto offset = hn::Set(d, static_cast<int16_t>(std::lrint(offsets[t] / step)));
     for (size_t i = 0; i < head_dim; i += 8) {
       const ThinkEight& eight = eights[i / 8];
@@ -191,10 +189,7 @@ class Think final : public HeadCodec, public WordDecoder {
   size_t num_outliers(size_t /*head_dim*/) const override { return 0; }
   void LoadTables(const HeadRun& /*run*/, WordTables* tables) const override {
     std::fill_n(tables->key_steps, kMaxWordChannels, 1.0F);
-    for (int code = 0; code < 16; ++code) {
-      tables->value_levels[code] = static_cast<int8_t>(2 * code - 15);
-    }
-    tables->value_step = 0.5F;
+    LoadStepLevels(tables);
   }
   void DecodeKeyWords(const HeadRun& run,
                       const WordTables& tables,
@@ -232,20 +227,14 @@ class Think final : public HeadCodec, public WordDecoder {
                     words);
   }
   void LoadValueParams(const HeadRun& run,
-                       const WordTables& tables,
+                       const WordTables& /*tables*/,
                        size_t first_token,
                        size_t num_tokens,
                        float* scales,
                        float* offsets) const override {
     const ThinkLayout at = ValueLayoutOf(run);
     const std::byte* first = ValuesOf(run) + first_token * sizeof(uint16_t);
-    Widen(first + at.scales, DType::kF16, num_tokens, scales);
-    Widen(first + at.offsets, DType::kF16, num_tokens, offsets);
-    for (size_t t = 0; t < num_tokens; ++t) {
-      // The levels' middle is zero.
-      offsets[t] += 7.5F * scales[t];
-      scales[t] *= tables.value_step;
-    }
+    LoadStepParams(first + at.scales, first + at.offsets, num_tokens, scales, offsets);
   }
 
  protected:

@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/level_words.h"
 #include "kernels/cpu/packed_parts-inl.h"
+#include "kernels/dense.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
@@ -138,6 +139,25 @@ void ValueLevelWords(size_t bits,
                      size_t head_dim,
                      int16_t* out) {
   HWY_DYNAMIC_DISPATCH(ValueLevelWordsOnTarget)(bits, codes, tables, num_tokens, head_dim, out);
+}
+
+void LoadStepLevels(WordTables* tables) {
+  for (int code = 0; code < 16; ++code) {
+    tables->value_levels[code] = static_cast<int8_t>(2 * code - 15);
+  }
+}
+
+void LoadStepParams(const std::byte* scales,
+                    const std::byte* offsets,
+                    size_t num_tokens,
+                    float* level_scales,
+                    float* level_offsets) {
+  Widen(scales, DType::kF16, num_tokens, level_scales);
+  Widen(offsets, DType::kF16, num_tokens, level_offsets);
+  for (size_t t = 0; t < num_tokens; ++t) {
+    level_offsets[t] += 7.5F * level_scales[t];
+    level_scales[t] *= 0.5F;
+  }
 }
 
 }  // namespace varve

@@ -27,4 +27,15 @@ void ValueLevelWords(size_t bits,
                      size_t head_dim,
                      int16_t* out);
 
+// Codes of 4 bits in equal steps (int_block.h), as levels of half a step about their middle: value
+// = level * scale + offset.
+void LoadStepLevels(WordTables* tables);  // value_levels
+// As the rows have them, half, which need no alignment: [num_tokens]. level_scales, level_offsets:
+// those of the levels, out.
+void LoadStepParams(const std::byte* scales,
+                    const std::byte* offsets,
+                    size_t num_tokens,
+                    float* level_scales,
+                    float* level_offsets);
+
 }  // namespace varve
