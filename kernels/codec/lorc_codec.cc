@@ -18,7 +18,9 @@
 #include "kernels/codec/int_rows.h"
 #include "kernels/codec/lorc_block.h"
 #include "kernels/codec/lorc_calibration.h"
+#include "kernels/codec/lorc_words.h"
 #include "kernels/cpu/attend_plan.h"
+#include "kernels/cpu/level_words.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
@@ -26,8 +28,9 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 inline constexpr size_t kLorcTokens = 4;  // share each row of the basis in registers
 
-// x[t] = mean + sum over r of y[t][r] * inverse[r], for kLorcTokens rows y, of which the first
+// x[t] = mean + sum over r of y[t][r] * inverse[r], for kTokens rows y, of which the first
 // `num_tokens` are wanted.
+template <size_t kTokens>
 void LorcMultiply(const LorcTables& tables,
                   const float* y,
                   size_t num_tokens,
@@ -37,14 +40,14 @@ void LorcMultiply(const LorcTables& tables,
   using V = hn::Vec<decltype(d)>;
   size_t i = 0;
   for (; i + hn::Lanes(d) <= head_dim; i += hn::Lanes(d)) {
-    V sum[kLorcTokens];
+    V sum[kTokens];
     for (V& s : sum) {
       s = hn::LoadU(d, tables.mean + i);
     }
     for (size_t r = 0; r < tables.rank; ++r) {
       const auto row = hn::LoadU(d, tables.inverse + r * head_dim + i);
 #pragma GCC unroll 4
-      for (size_t t = 0; t < kLorcTokens; ++t) {
+      for (size_t t = 0; t < kTokens; ++t) {
         sum[t] = hn::MulAdd(hn::Set(d, y[t * kMaxHeadDim + r]), row, sum[t]);
       }
     }
@@ -82,8 +85,18 @@ void LorcDecode(const LorcTables& tables,
                   tables.rank,
                   kMaxHeadDim,
                   y);
-    LorcMultiply(tables, y, count, head_dim, x + begin * head_dim);
+    LorcMultiply<kLorcTokens>(tables, y, count, head_dim, x + begin * head_dim);
   }
+}
+
+// x += weight * mean + sum over r of y[r] * inverse[r].
+void LorcMapValues(LorcTables tables, const float* y, float weight, size_t head_dim, float* x) {
+  float base[kMaxHeadDim];
+  for (size_t i = 0; i < head_dim; ++i) {
+    base[i] = x[i] + weight * tables.mean[i];
+  }
+  tables.mean = base;
+  LorcMultiply<1>(tables, y, 1, head_dim, x);
 }
 
 }  // namespace varve::HWY_NAMESPACE
@@ -94,8 +107,9 @@ namespace varve {
 namespace {
 
 HWY_EXPORT(LorcDecode);
+HWY_EXPORT(LorcMapValues);
 
-class Lorc final : public HeadCodec {
+class Lorc final : public HeadCodec, public WordDecoder {
  public:
   CodecId id() const override { return CodecId::kLorc; }
   std::string_view name() const override { return "lorc"; }
@@ -113,6 +127,64 @@ class Lorc final : public HeadCodec {
     return std::all_of(values.begin(), values.begin() + 2, [head_dim](float rank) {
       return rank >= 1.0F && rank <= static_cast<float>(head_dim) && rank == std::floor(rank);
     });
+  }
+
+  size_t num_outliers(size_t /*head_dim*/) const override { return 0; }
+  void LoadTables(const HeadRun& run, WordTables* tables) const override {
+    LoadLorcWords(TablesOf(BlockOf(run), /*is_key=*/true), run.shape.head_dim, tables);
+  }
+  void DecodeKeyWords(const HeadRun& run,
+                      const WordTables& tables,
+                      size_t first_token,
+                      size_t num_tokens,
+                      int16_t* words,
+                      float* scales,
+                      const OutlierRows& /*outliers*/) const override {
+    const Block block = BlockOf(run);
+    DecodeLorcKeyWords(tables,
+                       LayoutOf(block, /*is_key=*/true),
+                       TablesOf(block, /*is_key=*/true).rank,
+                       block.head_dim,
+                       KeysOf(run),
+                       first_token,
+                       num_tokens,
+                       words,
+                       scales);
+  }
+  void DecodeValueWords(const HeadRun& run,
+                        const WordTables& tables,
+                        size_t first_token,
+                        size_t num_tokens,
+                        int16_t* words,
+                        const OutlierRows& /*outliers*/) const override {
+    const Block block = BlockOf(run);
+    DecodeLorcValueWords(tables,
+                         LayoutOf(block, /*is_key=*/false),
+                         TablesOf(block, /*is_key=*/false).rank,
+                         block.head_dim,
+                         ValuesOf(run),
+                         first_token,
+                         num_tokens,
+                         words);
+  }
+  void LoadValueParams(const HeadRun& run,
+                       const WordTables& /*tables*/,
+                       size_t first_token,
+                       size_t num_tokens,
+                       float* scales,
+                       float* offsets) const override {
+    const LorcLayout at = LayoutOf(BlockOf(run), /*is_key=*/false);
+    const std::byte* first = ValuesOf(run) + first_token * sizeof(uint16_t);
+    LoadStepParams(first + at.scales, first + at.offsets, num_tokens, scales, offsets);
+  }
+  const void* ValueCoordinates(const HeadRun& run) const override { return run.tables; }
+  void MapValues(const HeadRun& run,
+                 const WordTables& /*tables*/,
+                 const float* sums,
+                 float weight,
+                 float* out) const override {
+    HWY_DYNAMIC_DISPATCH(LorcMapValues)
+    (TablesOf(BlockOf(run), /*is_key=*/false), sums, weight, run.shape.head_dim, out);
   }
 
  protected:

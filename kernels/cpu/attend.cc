@@ -188,6 +188,7 @@ double AttendTolerance(CodecId codec) {
     case CodecId::kKlt3:
     case CodecId::kKlt2:
     case CodecId::kKlt18:
+    case CodecId::kLorc:
     case CodecId::kNuq4:
     case CodecId::kNuq3:
     case CodecId::kNuq2:
