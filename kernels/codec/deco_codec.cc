@@ -15,9 +15,11 @@
 #include "kernels/codec/codecs.h"
 #include "kernels/codec/deco_block.h"
 #include "kernels/codec/deco_factors.h"
+#include "kernels/codec/deco_words.h"
 #include "kernels/codec/head_codec.h"
 #include "kernels/codec/int_rows.h"
 #include "kernels/cpu/attend_plan.h"
+#include "kernels/cpu/level_words.h"
 #include "kernels/cpu/widen-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -84,6 +86,23 @@ void DecoDecode(const DecoLayout& at,
   }
 }
 
+// x += weight * mean + the product of the small factor and `large`.
+void DecoMapValues(const DecoLayout& at,
+                   size_t head_dim,
+                   const std::byte* encoded,
+                   const float* large,
+                   float weight,
+                   float* x) {
+  float base[kMaxHeadDim];
+  float small[kDecoMaxBlocks * kDecoMaxBlocks];
+  WidenRow<DType::kF16>(encoded, head_dim, base);
+  WidenRow<DType::kF16>(encoded + at.small, at.blocks * at.blocks, small);
+  for (size_t i = 0; i < head_dim; ++i) {
+    base[i] = x[i] + weight * base[i];
+  }
+  DecoMultiply(at, base, small, large, x);
+}
+
 }  // namespace varve::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -92,11 +111,64 @@ namespace varve {
 namespace {
 
 HWY_EXPORT(DecoDecode);
+HWY_EXPORT(DecoMapValues);
 
-class Deco final : public HeadCodec {
+class Deco final : public HeadCodec, public WordDecoder {
  public:
   CodecId id() const override { return CodecId::kDeco4; }
   std::string_view name() const override { return "deco4"; }
+
+  size_t num_outliers(size_t /*head_dim*/) const override { return 0; }
+  void LoadTables(const HeadRun& /*run*/, WordTables* tables) const override {
+    std::fill_n(tables->key_steps, kMaxWordChannels, 1.0F);
+    LoadStepLevels(tables);
+  }
+  void DecodeKeyWords(const HeadRun& run,
+                      const WordTables& tables,
+                      size_t first_token,
+                      size_t num_tokens,
+                      int16_t* words,
+                      float* scales,
+                      const OutlierRows& /*outliers*/) const override {
+    int16_t levels[kWordTokens * kMaxWordChannels];
+    float level_scales[kWordTokens];
+    float level_offsets[kWordTokens];
+    const std::byte* keys = KeysOf(run);
+    LoadLevels(run, tables, keys, first_token, num_tokens, levels);
+    LoadParams(run, keys, first_token, num_tokens, level_scales, level_offsets);
+    MultiplyDecoWords(LayoutOf(run),
+                      run.shape.head_dim,
+                      keys,
+                      {levels, level_scales, level_offsets},
+                      num_tokens,
+                      words,
+                      scales);
+  }
+  void DecodeValueWords(const HeadRun& run,
+                        const WordTables& tables,
+                        size_t first_token,
+                        size_t num_tokens,
+                        int16_t* words,
+                        const OutlierRows& /*outliers*/) const override {
+    LoadLevels(run, tables, ValuesOf(run), first_token, num_tokens, words);
+  }
+  void LoadValueParams(const HeadRun& run,
+                       const WordTables& /*tables*/,
+                       size_t first_token,
+                       size_t num_tokens,
+                       float* scales,
+                       float* offsets) const override {
+    LoadParams(run, ValuesOf(run), first_token, num_tokens, scales, offsets);
+  }
+  const void* ValueCoordinates(const HeadRun& run) const override { return run.encoded; }
+  void MapValues(const HeadRun& run,
+                 const WordTables& /*tables*/,
+                 const float* sums,
+                 float weight,
+                 float* out) const override {
+    HWY_DYNAMIC_DISPATCH(DecoMapValues)
+    (LayoutOf(run), run.shape.head_dim, ValuesOf(run), sums, weight, out);
+  }
 
  protected:
   bool keys_before_rope() const override { return true; }
@@ -140,6 +212,34 @@ class Deco final : public HeadCodec {
   }
 
  private:
+  static DecoLayout LayoutOf(const HeadRun& run) {
+    return DecoLayoutOf(run.shape.head_dim, run.shape.token_capacity);
+  }
+  // Of the large factor of one side.
+  static void LoadLevels(const HeadRun& run,
+                         const WordTables& tables,
+                         const std::byte* encoded,
+                         size_t first_token,
+                         size_t num_tokens,
+                         int16_t* levels) {
+    const DecoLayout at = LayoutOf(run);
+    ValueLevelWords(kDecoBits,
+                    encoded + at.codes + first_token * at.row_bytes,
+                    tables,
+                    num_tokens,
+                    run.shape.head_dim,
+                    levels);
+  }
+  static void LoadParams(const HeadRun& run,
+                         const std::byte* encoded,
+                         size_t first_token,
+                         size_t num_tokens,
+                         float* scales,
+                         float* offsets) {
+    const DecoLayout at = LayoutOf(run);
+    const std::byte* first = encoded + first_token * sizeof(uint16_t);
+    LoadStepParams(first + at.scales, first + at.offsets, num_tokens, scales, offsets);
+  }
   static void EncodeSide(const Block& block, size_t num_tokens, const float* x, std::byte* out);
 };
 

@@ -182,6 +182,7 @@ double AttendTolerance(CodecId codec) {
     case CodecId::kKivi2:
     case CodecId::kKivi4G32:
     case CodecId::kKivi2G32:
+    case CodecId::kDeco4:
     case CodecId::kThink:
       return 3e-4;
     case CodecId::kKlt4:

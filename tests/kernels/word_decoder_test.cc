@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/codec/deco_block.h"
 #include "kernels/codec/lorc_block.h"
 #include "kernels/cpu/simd_targets.h"
 #include "tests/kernels/codec_cases.h"
@@ -182,6 +183,24 @@ TEST_F(Words, OfLorcDoAtAnyRank) {
       ExpectDecodedByWords(codec, shape, &tables, MakeTokens(shape, 0, rank));
     }
   }
+}
+
+TEST_F(Words, OfDecoDoWithAnyNumberOfBlocks) {
+  const Codec& codec = *FindCodec("deco4").value();
+  for (const SimdTarget& target : SimdTargets()) {
+    ForceSimdTarget(target);
+    SCOPED_TRACE(target.name);
+    for (const int32_t head_dim : {64, 128, 256}) {
+      for (const int32_t capacity : {1, 2, 5, 20, 70, 300}) {
+        const RunShape shape{1, head_dim, capacity};
+        ExpectDecodedByWords(codec, shape, nullptr, MakeTokens(shape, 0, capacity));
+      }
+    }
+  }
+  EXPECT_EQ(DecoLayoutOf(64, 2).blocks, 1U);
+  EXPECT_EQ(DecoLayoutOf(64, 5).blocks, 2U);
+  EXPECT_EQ(DecoLayoutOf(64, 20).blocks, 4U);
+  EXPECT_EQ(DecoLayoutOf(64, 300).columns, 4U);
 }
 
 }  // namespace
