@@ -11,6 +11,7 @@
 #include <bit>
 #include <limits>
 
+#include "kernels/codec/float_order.h"
 #include "kernels/codec/nearest_levels.h"
 #include "proto/base/check.h"
 
@@ -91,16 +92,6 @@ namespace varve {
 HWY_EXPORT(NearestLevelsByBits);
 
 namespace {
-
-// Floats in their order as integers without gaps, and back.
-int32_t Ordinal(float x) {
-  const auto bits = std::bit_cast<int32_t>(x);
-  return bits >= 0 ? bits : std::numeric_limits<int32_t>::min() - bits;
-}
-float OfOrdinal(int32_t ordinal) {
-  return std::bit_cast<float>(ordinal >= 0 ? ordinal
-                                           : std::numeric_limits<int32_t>::min() - ordinal);
-}
 
 // The largest x of [low, high] with x - low <= high - x, as NearestLevel rounds them: halfway is
 // not always a float, nor the differences.
