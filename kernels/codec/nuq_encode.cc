@@ -18,40 +18,15 @@
 #include "kernels/codec/nuq_encode.h"
 #include "kernels/codec/pack_codes.h"
 #include "kernels/cpu/attend_plan.h"
+#include "kernels/cpu/range-inl.h"
 #include "proto/base/check.h"
-
-#ifndef VARVE_KERNELS_CODEC_NUQ_ENCODE_ONCE_
-#define VARVE_KERNELS_CODEC_NUQ_ENCODE_ONCE_
-namespace varve {
-
-struct NuqRange {
-  float low;
-  float high;
-};
-
-}  // namespace varve
-#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-NuqRange RangeOf(const float* x, size_t count) {
-  const hn::ScalableTag<float> d;
-  auto lows = hn::Set(d, x[0]);
-  auto highs = lows;
-  size_t i = 0;
-  for (; i + hn::Lanes(d) <= count; i += hn::Lanes(d)) {
-    const auto value = hn::LoadU(d, x + i);
-    lows = hn::Min(lows, value);
-    highs = hn::Max(highs, value);
-  }
-  NuqRange range{hn::GetLane(hn::MinOfLanes(d, lows)), hn::GetLane(hn::MaxOfLanes(d, highs))};
-  for (; i < count; ++i) {
-    range.low = std::min(range.low, x[i]);
-    range.high = std::max(range.high, x[i]);
-  }
-  return range;
+FloatRange NuqRange(const float* x, size_t count) {
+  return RangeOf(x, count);
 }
 
 // What would stand at `place` if the numbers were sorted. By bisection: a partial sort mispredicts
@@ -104,7 +79,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace varve {
 
-HWY_EXPORT(RangeOf);
+HWY_EXPORT(NuqRange);
 HWY_EXPORT(Select);
 HWY_EXPORT(ScaleKeys);
 HWY_EXPORT(ScaleValues);
@@ -117,7 +92,7 @@ std::vector<size_t> Farthest(const float* x, size_t size, size_t count) {
   std::transform(x, x + size, magnitudes, [](float value) { return std::fabs(value); });
   std::vector<size_t> places(count);
   for (size_t& place : places) {
-    const float largest = HWY_DYNAMIC_DISPATCH(RangeOf)(magnitudes, size).high;
+    const float largest = HWY_DYNAMIC_DISPATCH(NuqRange)(magnitudes, size).high;
     float* found = std::find(magnitudes, magnitudes + size, largest);
     place = static_cast<size_t>(found - magnitudes);
     *found = -1.0F;
@@ -171,7 +146,7 @@ NuqRow SplitNuqRow(std::span<const float> v, size_t num_outliers) {
       others[dim] = median;
     }
   }
-  const NuqRange range = HWY_DYNAMIC_DISPATCH(RangeOf)(others, v.size());
+  const FloatRange range = HWY_DYNAMIC_DISPATCH(NuqRange)(others, v.size());
   row.scale = (range.high - range.low) / 2.0F;
   row.offset = range.low / 2.0F + range.high / 2.0F;
   return row;
