@@ -16,8 +16,8 @@
 
 #include "kernels/codec/klt_encode.h"
 #include "kernels/codec/nearest_levels.h"
+#include "kernels/codec/ordered_product.h"
 #include "kernels/codec/pack_codes.h"
-#include "kernels/codec/project_rows.h"
 #include "kernels/cpu/attend_plan.h"
 #include "kernels/cpu/rotate-inl.h"
 

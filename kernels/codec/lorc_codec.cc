@@ -19,7 +19,7 @@
 #include "kernels/codec/int_rows.h"
 #include "kernels/codec/lorc_block.h"
 #include "kernels/codec/lorc_calibration.h"
-#include "kernels/codec/project_rows.h"
+#include "kernels/codec/ordered_product.h"
 #include "kernels/cpu/attend_plan.h"
 
 HWY_BEFORE_NAMESPACE();
