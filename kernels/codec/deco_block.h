@@ -22,8 +22,8 @@
 // of a bit for each value of the run: short runs have a smaller one. A full change of basis
 // (columns = 1) would hold every outlying channel apart, but costs 16 bits at 128 tokens of 128.
 //
-// The encoder is scalar, in double precision and a fixed order, without contraction: the same bytes
-// on every machine.
+// The encoder works in double precision and a fixed order, without contraction: the same bytes on
+// every machine.
 //
 // Block of one side of a kv head:
 //   mean     [head_dim] half

@@ -250,15 +250,21 @@ void Deco::EncodeSide(const Block& block, size_t num_tokens, const float* x, std
   const size_t head_dim = block.head_dim;
   const DecoLayout at = DecoLayoutOf(head_dim, block.token_capacity);
   std::vector<float> centred(x, x + num_tokens * head_dim);
-  for (size_t i = 0; i < head_dim; ++i) {
-    double sum = 0.0;
-    for (size_t t = 0; t < num_tokens; ++t) {
-      sum += x[t * head_dim + i];
+  double sums[kMaxHeadDim] = {};
+  for (size_t t = 0; t < num_tokens; ++t) {
+    for (size_t i = 0; i < head_dim; ++i) {
+      sums[i] += x[t * head_dim + i];
     }
-    const uint16_t mean = FloatToF16(static_cast<float>(sum / static_cast<double>(num_tokens)));
+  }
+  float means[kMaxHeadDim];
+  for (size_t i = 0; i < head_dim; ++i) {
+    const uint16_t mean = FloatToF16(static_cast<float>(sums[i] / static_cast<double>(num_tokens)));
     std::memcpy(out + i * sizeof(mean), &mean, sizeof(mean));
-    for (size_t t = 0; t < num_tokens; ++t) {
-      centred[t * head_dim + i] -= F16ToFloat(mean);
+    means[i] = F16ToFloat(mean);
+  }
+  for (size_t t = 0; t < num_tokens; ++t) {
+    for (size_t i = 0; i < head_dim; ++i) {
+      centred[t * head_dim + i] -= means[i];
     }
   }
   const DecoFactors factors = FactorDeco(centred.data(), num_tokens, at.blocks, at.columns);

@@ -1,11 +1,112 @@
-#include "kernels/codec/deco_factors.h"
+#include "kernels/cpu/simd.h"
 
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/codec/deco_factors.cc"
+// clang-format off
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// clang-format on
+
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/codec/deco_block.h"
+#include "kernels/codec/deco_factors.h"
+#include "kernels/cpu/attend_plan.h"
 #include "proto/base/check.h"
 
+#ifndef VARVE_KERNELS_CODEC_DECO_FACTORS_ONCE_
+#define VARVE_KERNELS_CODEC_DECO_FACTORS_ONCE_
 namespace varve {
+
+struct Symmetric {
+  size_t size;
+  alignas(64) double m[kDecoMaxBlocks][kDecoMaxBlocks];
+};
+
+// The entries (a, (t, b)) of M of one token, the blocks side by side: zero behind the last.
+struct DecoToken {
+  alignas(64) double entries[kMaxHeadDim][kDecoMaxBlocks];  // [columns, blocks]
+};
+
+}  // namespace varve
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace varve::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using DecoTag = hn::CappedTag<double, 8>;
+inline constexpr size_t kDecoVectors = kDecoMaxBlocks / hn::MaxLanes(DecoTag());
+
+// A row of kDecoMaxBlocks sums, in registers. No fused steps: the same bits on every target.
+struct DecoSums {
+  DecoSums() {
+#pragma GCC unroll 8
+    for (size_t v = 0; v < kDecoVectors; ++v) {
+      vectors[v] = hn::Zero(DecoTag());
+    }
+  }
+  // += factor * row
+  void AddScaled(double factor, const double* row) {
+    const DecoTag d;
+#pragma GCC unroll 8
+    for (size_t v = 0; v < kDecoVectors; ++v) {
+      const auto product = hn::Mul(hn::Set(d, factor), hn::Load(d, row + v * hn::Lanes(d)));
+      vectors[v] = hn::Add(vectors[v], product);
+    }
+  }
+
+  hn::Vec<DecoTag> vectors[kDecoVectors];
+};
+
+// sum += M M^T of one token.
+void AddDecoProducts(const DecoToken& token, size_t columns, Symmetric* sum) {
+  const DecoTag d;
+  for (size_t a = 0; a < sum->size; ++a) {
+    DecoSums products;
+    for (size_t b = 0; b < columns; ++b) {
+      products.AddScaled(token.entries[b][a], token.entries[b]);
+    }
+    for (size_t v = 0; v < kDecoVectors; ++v) {
+      double* own = sum->m[a] + v * hn::Lanes(d);
+      hn::Store(hn::Add(hn::Load(d, own), products.vectors[v]), d, own);
+    }
+  }
+}
+
+// large[r * columns + b] = sum over a of vectors[a, r] * M[a, b], divided by deviations[r].
+void ProjectDecoToken(const DecoToken& token,
+                      size_t columns,
+                      const Symmetric& vectors,
+                      const double* deviations,
+                      float* large) {
+  const DecoTag d;
+  alignas(64) double projected[kDecoMaxBlocks];
+  for (size_t b = 0; b < columns; ++b) {
+    DecoSums sums;
+    for (size_t a = 0; a < vectors.size; ++a) {
+      sums.AddScaled(token.entries[b][a], vectors.m[a]);
+    }
+    for (size_t v = 0; v < kDecoVectors; ++v) {
+      const size_t r = v * hn::Lanes(d);
+      hn::Store(hn::Div(sums.vectors[v], hn::Load(d, deviations + r)), d, projected + r);
+    }
+    for (size_t r = 0; r < vectors.size; ++r) {
+      large[r * columns + b] = static_cast<float>(projected[r]);
+    }
+  }
+}
+
+}  // namespace varve::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace varve {
+
+HWY_EXPORT(AddDecoProducts);
+HWY_EXPORT(ProjectDecoToken);
+
 namespace {
 
 // Cyclic Jacobi converges quadratically: six to eight sweeps of a matrix of this size.
@@ -15,30 +116,25 @@ constexpr double kNegligible = 1e-17;
 // Directions below this share of the largest variance are rounding, not data.
 constexpr double kLeastVariance = 1e-13;
 
-struct Symmetric {
-  size_t size;
-  double m[kDecoMaxBlocks][kDecoMaxBlocks];
-};
+void LoadToken(const float* row, size_t blocks, size_t columns, DecoToken* token) {
+  for (size_t b = 0; b < columns; ++b) {
+    for (size_t a = 0; a < blocks; ++a) {
+      token->entries[b][a] = row[a * columns + b];
+    }
+  }
+}
 
 // M M^T / (num_tokens * columns).
 Symmetric BlockCovariance(const float* x, size_t num_tokens, size_t blocks, size_t columns) {
   Symmetric sum{blocks, {}};
+  DecoToken token{};
   for (size_t t = 0; t < num_tokens; ++t) {
-    const float* row = x + t * blocks * columns;
-    for (size_t a = 0; a < blocks; ++a) {
-      for (size_t other = 0; other <= a; ++other) {
-        double product = 0.0;
-        for (size_t b = 0; b < columns; ++b) {
-          product += static_cast<double>(row[a * columns + b]) * row[other * columns + b];
-        }
-        sum.m[a][other] += product;
-      }
-    }
+    LoadToken(x + t * blocks * columns, blocks, columns, &token);
+    HWY_DYNAMIC_DISPATCH(AddDecoProducts)(token, columns, &sum);
   }
-  for (size_t a = 0; a < blocks; ++a) {
-    for (size_t other = 0; other <= a; ++other) {
-      sum.m[a][other] /= static_cast<double>(num_tokens * columns);
-      sum.m[other][a] = sum.m[a][other];
+  for (auto& row : sum.m) {
+    for (double& entry : row) {
+      entry /= static_cast<double>(num_tokens * columns);
     }
   }
   return sum;
@@ -113,26 +209,26 @@ DecoFactors FactorDeco(const float* x, size_t num_tokens, size_t blocks, size_t 
   for (size_t r = 0; r < blocks; ++r) {
     most = std::fmax(most, variances.m[r][r]);
   }
+  // Directions of rounding vanish, in whole rows of zeros.
+  alignas(64) double deviations[kDecoMaxBlocks];
+  std::fill_n(deviations, kDecoMaxBlocks, INFINITY);
   for (size_t r = 0; r < blocks; ++r) {
-    if (!(variances.m[r][r] > kLeastVariance * most)) {
-      continue;
-    }
-    const double deviation = std::sqrt(variances.m[r][r]);
-    for (size_t a = 0; a < blocks; ++a) {
-      factors.small[a * blocks + r] = static_cast<float>(vectors.m[a][r] * deviation);
-    }
-    for (size_t t = 0; t < num_tokens; ++t) {
-      const float* row = x + t * blocks * columns;
-      for (size_t b = 0; b < columns; ++b) {
-        double sum = 0.0;
-        for (size_t a = 0; a < blocks; ++a) {
-          sum += vectors.m[a][r] * row[a * columns + b];
-        }
-        factors.large[(t * blocks + r) * columns + b] = static_cast<float>(sum / deviation);
+    if (variances.m[r][r] > kLeastVariance * most) {
+      deviations[r] = std::sqrt(variances.m[r][r]);
+      for (size_t a = 0; a < blocks; ++a) {
+        factors.small[a * blocks + r] = static_cast<float>(vectors.m[a][r] * deviations[r]);
       }
     }
+  }
+  DecoToken token{};
+  for (size_t t = 0; t < num_tokens; ++t) {
+    const size_t at = t * blocks * columns;
+    LoadToken(x + at, blocks, columns, &token);
+    HWY_DYNAMIC_DISPATCH(ProjectDecoToken)
+    (token, columns, vectors, deviations, factors.large.data() + at);
   }
   return factors;
 }
 
 }  // namespace varve
+#endif  // HWY_ONCE

@@ -5,9 +5,9 @@
 #include <numeric>
 #include <vector>
 
+#include "kernels/codec/klt_encode.h"
 #include "kernels/codec/lloyd_max.h"
 #include "kernels/codec/query_metric.h"
-#include "kernels/cpu/attend_plan.h"
 #include "proto/base/check.h"
 
 #include <Eigen/Dense>
@@ -145,20 +145,27 @@ std::vector<float> PooledValues(const CalibrationSample& sample,
                                 bool keys) {
   const auto head_dim = static_cast<size_t>(sample.head_dim);
   const auto num_tokens = static_cast<size_t>(sample.num_tokens);
+  const size_t dims = KltDims(head_dim);
   const size_t per_token = static_cast<size_t>(sample.num_kv_heads) * head_dim;
   const size_t step = std::max<size_t>(1, num_tokens * per_token / kMaxFitted);
+  const size_t count = (num_tokens + step - 1) / step;
+  std::vector<float> x(count * head_dim);
+  std::vector<float> y(count * dims);
+  std::vector<float> norms(count);
   std::vector<float> pooled;
-  for (size_t t = 0; t < num_tokens; t += step) {
-    for (size_t head = 0; head < static_cast<size_t>(sample.num_kv_heads); ++head) {
-      const KltTables<const float> own = KltTablesOf(tables.data(), head, head_dim);
-      const KltSide<const float>& side = keys ? own.keys : own.values;
-      const float* x = (keys ? sample.k : sample.v).data() + t * per_token + head * head_dim;
-      float y[kMaxHeadDim];
-      (keys ? TransformKltKey : TransformKltValue)(own, head_dim, x, y);
-      const float norm = KltNorm(side, KltDims(head_dim), y);
-      for (size_t dim = 0; dim < head_dim && norm > 0.0F; ++dim) {
+  for (size_t head = 0; head < static_cast<size_t>(sample.num_kv_heads); ++head) {
+    const KltTables<const float> own = KltTablesOf(tables.data(), head, head_dim);
+    const KltSide<const float>& side = keys ? own.keys : own.values;
+    const float* source = (keys ? sample.k : sample.v).data() + head * head_dim;
+    for (size_t t = 0; t < count; ++t) {
+      std::copy_n(source + t * step * per_token, head_dim, x.data() + t * head_dim);
+    }
+    (keys ? TransformKltKeys : TransformKltValues)(own, count, head_dim, x.data(), y.data());
+    KltNorms(side, count, dims, y.data(), norms.data());
+    for (size_t t = 0; t < count; ++t) {
+      for (size_t dim = 0; dim < head_dim && norms[t] > 0.0F; ++dim) {
         if (side.group_bits[dim / kKltGroup] != 0.0F && side.weights[dim] != 0.0F) {
-          pooled.push_back(y[dim] / norm);
+          pooled.push_back(y[t * dims + dim] / norms[t]);
         }
       }
     }

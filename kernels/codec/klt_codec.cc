@@ -1,113 +1,20 @@
 // Codecs `klt4`, `klt3`, `klt2`, `klt1.8`. Bytes and meaning: klt_block.h; their tables:
 // klt_calibration.cc.
-#include <algorithm>
 #include <cmath>
 #include <span>
+#include <vector>
 
 #include "kernels/codec/codecs.h"
 #include "kernels/codec/head_codec.h"
 #include "kernels/codec/klt_block.h"
 #include "kernels/codec/klt_calibration.h"
 #include "kernels/codec/klt_decode.h"
+#include "kernels/codec/klt_encode.h"
 #include "kernels/codec/klt_words.h"
-#include "kernels/codec/lloyd_max.h"
-#include "kernels/codec/rot_rows.h"
-#include "kernels/codec/row_block.h"
-#include "kernels/cpu/attend_plan.h"
 
 namespace varve {
 
-void TransformKltKey(const KltTables<const float>& tables,
-                     size_t head_dim,
-                     const float* k,
-                     float* y) {
-  const size_t dims = KltDims(head_dim);
-  double sums[kMaxHeadDim] = {};
-  for (size_t i = 0; i < head_dim; ++i) {
-    const double x = static_cast<double>(k[i]) - tables.mean[i];
-    const float* row = tables.forward + i * dims;
-    for (size_t dim = 0; dim < dims; ++dim) {
-      sums[dim] += x * row[dim];
-    }
-  }
-  std::copy_n(sums, dims, y);
-}
-
-void TransformKltValue(const KltTables<const float>& tables,
-                       size_t head_dim,
-                       const float* v,
-                       float* y) {
-  for (size_t i = 0; i < head_dim; ++i) {
-    y[i] = v[i] / tables.evenness[i];
-  }
-  RotateRows(1, head_dim, y);
-  std::fill(y + head_dim, y + KltDims(head_dim), 0.0F);
-}
-
-float KltNorm(const KltSide<const float>& side, size_t dims, const float* y) {
-  double square = 0.0;
-  size_t count = 0;
-  for (size_t dim = 0; dim < dims; ++dim) {
-    if (side.group_bits[dim / kKltGroup] != 0.0F && side.weights[dim] != 0.0F) {
-      square += static_cast<double>(y[dim]) * y[dim];
-      ++count;
-    }
-  }
-  return count == 0 ? 0.0F : static_cast<float>(std::sqrt(square / static_cast<double>(count)));
-}
-
 namespace {
-
-// The levels of a dimension's group; none: the group has no bits.
-std::span<const float> LevelsOf(const KltSide<const float>& side, size_t dim) {
-  const auto bits = static_cast<size_t>(side.group_bits[dim / kKltGroup]);
-  return {side.levels + KltLevelsAt(bits), bits == 0 ? 0 : size_t{1} << bits};
-}
-
-// The scale that fits the levels best which are nearest at this one.
-float RefitScale(const KltSide<const float>& side, size_t dims, const float* y, float scale) {
-  double product = 0.0;
-  double square = 0.0;
-  for (size_t dim = 0; dim < dims; ++dim) {
-    const std::span<const float> levels = LevelsOf(side, dim);
-    if (!levels.empty()) {
-      const double weight = static_cast<double>(side.weights[dim]) * side.weights[dim];
-      const double level = levels[NearestLevel(levels, y[dim] / scale)];
-      product += weight * y[dim] * level;
-      square += weight * level * level;
-    }
-  }
-  return square > 0.0 ? static_cast<float>(std::max(product / square, 0.0)) : 0.0F;
-}
-
-// Writes the codes of one row, which are zero before, and returns its scale's.
-uint8_t EncodeKltRow(const KltSide<const float>& side,
-                     size_t dims,
-                     const float* y,
-                     std::byte* codes) {
-  float scale = KltNorm(side, dims, y);
-  for (int round = 0; round < kKltRefits && scale > 0.0F; ++round) {
-    scale = RefitScale(side, dims, y, scale);
-  }
-  const uint8_t scale_code = KltScaleCode(scale);
-  if (scale_code == 0) {
-    return 0;
-  }
-  scale = KltScale(scale_code);
-  for (size_t dim = 0; dim < dims; ++dim) {
-    const std::span<const float> levels = LevelsOf(side, dim);
-    const auto bits = static_cast<size_t>(side.group_bits[dim / kKltGroup]);
-    const size_t lane = dim % kKltGroup;
-    if (bits != 0) {
-      const auto code = static_cast<uint32_t>(NearestLevel(levels, y[dim] / scale));
-      for (size_t b = 0; b < bits; ++b) {
-        SetBits(codes[b], (code >> b & 1U) << lane);
-      }
-    }
-    codes += lane + 1 == kKltGroup ? bits : 0;
-  }
-  return scale_code;
-}
 
 bool BitsAreSound(const KltSide<const float>& side, size_t num_groups, size_t row_bytes) {
   size_t sum = 0;
@@ -225,26 +132,34 @@ class KltCodec final : public HeadCodec, public WordDecoder {
                   const float* x,
                   std::byte* out) const override {
     const KltTables<const float> tables = TablesOf(block);
+    const size_t dims = KltDims(block.head_dim);
     const size_t row_bytes = KltRowBytes(rate_.keys, block.head_dim);
-    float y[kMaxHeadDim];
-    for (size_t t = 0; t < num_tokens; ++t) {
-      TransformKltKey(tables, block.head_dim, x + t * block.head_dim, y);
-      out[block.token_capacity * row_bytes + t] =
-          std::byte{EncodeKltRow(tables.keys, KltDims(block.head_dim), y, out + t * row_bytes)};
-    }
+    std::vector<float> y(num_tokens * dims);
+    TransformKltKeys(tables, num_tokens, block.head_dim, x, y.data());
+    EncodeKltRows(tables.keys,
+                  num_tokens,
+                  dims,
+                  y.data(),
+                  row_bytes,
+                  out,
+                  out + block.token_capacity * row_bytes);
   }
   void EncodeValues(const Block& block,
                     size_t num_tokens,
                     const float* x,
                     std::byte* out) const override {
     const KltTables<const float> tables = TablesOf(block);
+    const size_t dims = KltDims(block.head_dim);
     const size_t row_bytes = KltRowBytes(rate_.values, block.head_dim);
-    float y[kMaxHeadDim];
-    for (size_t t = 0; t < num_tokens; ++t) {
-      TransformKltValue(tables, block.head_dim, x + t * block.head_dim, y);
-      out[block.token_capacity * row_bytes + t] =
-          std::byte{EncodeKltRow(tables.values, KltDims(block.head_dim), y, out + t * row_bytes)};
-    }
+    std::vector<float> y(num_tokens * dims);
+    TransformKltValues(tables, num_tokens, block.head_dim, x, y.data());
+    EncodeKltRows(tables.values,
+                  num_tokens,
+                  dims,
+                  y.data(),
+                  row_bytes,
+                  out,
+                  out + block.token_capacity * row_bytes);
   }
   void DecodeKeys(const Block& block,
                   const std::byte* encoded,

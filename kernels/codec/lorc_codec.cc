@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "kernels/codec/codecs.h"
 #include "kernels/codec/head_codec.h"
@@ -19,6 +20,7 @@
 #include "kernels/codec/lorc_block.h"
 #include "kernels/codec/lorc_calibration.h"
 #include "kernels/codec/lorc_words.h"
+#include "kernels/codec/ordered_product.h"
 #include "kernels/cpu/attend_plan.h"
 #include "kernels/cpu/level_words.h"
 
@@ -266,18 +268,12 @@ void Lorc::EncodeSide(const Block& block,
   const size_t head_dim = block.head_dim;
   const LorcTables tables = TablesOf(block, is_key);
   const LorcLayout at = LayoutOf(block, is_key);
-  for (size_t t = 0; t < num_tokens; ++t, x += head_dim) {
-    double sums[kMaxHeadDim] = {};
-    for (size_t i = 0; i < head_dim; ++i) {
-      const double off = static_cast<double>(x[i]) - tables.mean[i];
-      for (size_t r = 0; r < tables.rank; ++r) {
-        sums[r] += off * tables.forward[i * head_dim + r];
-      }
-    }
-    float y[kMaxHeadDim];
-    std::transform(sums, sums + tables.rank, y, [](double sum) { return static_cast<float>(sum); });
+  std::vector<float> y(num_tokens * head_dim);
+  ProjectRows(
+      x, num_tokens, head_dim, tables.mean, tables.forward, tables.rank, head_dim, y.data());
+  for (size_t t = 0; t < num_tokens; ++t) {
     uint16_t params[2] = {};
-    EncodeIntRow(kLorcBits, y, tables.rank, out + t * at.row_bytes, params);
+    EncodeIntRow(kLorcBits, y.data() + t * head_dim, tables.rank, out + t * at.row_bytes, params);
     std::memcpy(out + at.scales + t * sizeof(uint16_t), &params[kIntScale], sizeof(uint16_t));
     std::memcpy(out + at.offsets + t * sizeof(uint16_t), &params[kIntOffset], sizeof(uint16_t));
   }

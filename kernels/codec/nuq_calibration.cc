@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "kernels/codec/lloyd_max.h"
 #include "kernels/codec/nuq_block.h"
+#include "kernels/codec/nuq_encode.h"
 #include "proto/base/check.h"
 
 namespace varve {
@@ -148,30 +148,6 @@ void CalibrateValues(const CalibrationSample& sample, size_t bits, bool sparse, 
 }
 
 }  // namespace
-
-NuqRow SplitNuqRow(std::span<const float> v, size_t num_outliers) {
-  std::vector<float> sorted(v.begin(), v.end());
-  const auto middle = sorted.begin() + static_cast<ptrdiff_t>(sorted.size() / 2);
-  std::nth_element(sorted.begin(), middle, sorted.end());
-  const float median = *middle;
-  std::vector<size_t> order(v.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return std::fabs(v[a] - median) > std::fabs(v[b] - median);
-  });
-  NuqRow row;
-  row.outliers.assign(order.begin(), order.begin() + static_cast<ptrdiff_t>(num_outliers));
-  std::sort(row.outliers.begin(), row.outliers.end());
-  float low = median;
-  float high = median;
-  for (size_t i = num_outliers; i < order.size(); ++i) {
-    low = std::min(low, v[order[i]]);
-    high = std::max(high, v[order[i]]);
-  }
-  row.scale = (high - low) / 2.0F;
-  row.offset = low / 2.0F + high / 2.0F;
-  return row;
-}
 
 CodecTables CalibrateNuq(const CalibrationSample& sample, size_t bits, bool sparse) {
   VARVE_CHECK(sample.num_tokens > 0);

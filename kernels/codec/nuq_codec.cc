@@ -12,16 +12,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 
 #include "kernels/codec/codecs.h"
 #include "kernels/codec/f16_block.h"
 #include "kernels/codec/head_codec.h"
-#include "kernels/codec/lloyd_max.h"
 #include "kernels/codec/nuq_block.h"
 #include "kernels/codec/nuq_calibration.h"
-#include "kernels/codec/pack_codes.h"
+#include "kernels/codec/nuq_encode.h"
 #include "kernels/codec/word_decoder.h"
+#include "kernels/cpu/attend_plan.h"
 #include "kernels/cpu/level_words.h"
 #include "kernels/cpu/packed-inl.h"
 #include "kernels/dense.h"
@@ -92,27 +91,6 @@ namespace varve {
 HWY_EXPORT(NuqDecodeRow);
 
 namespace {
-
-// The dims of the `count` largest of |x - offset| / scale, ascending.
-std::vector<size_t> FarthestKeys(const float* x,
-                                 const NuqTables& tables,
-                                 size_t head_dim,
-                                 size_t count) {
-  std::vector<size_t> order(head_dim);
-  std::iota(order.begin(), order.end(), size_t{0});
-  const auto distance = [&](size_t i) {
-    return std::fabs(x[i] - tables.offsets[i]) / tables.scales[i];
-  };
-  std::stable_sort(
-      order.begin(), order.end(), [&](size_t a, size_t b) { return distance(a) > distance(b); });
-  order.resize(count);
-  std::sort(order.begin(), order.end());
-  return order;
-}
-
-void StoreHalf(uint16_t half, std::byte* out) {
-  std::memcpy(out, &half, sizeof(half));
-}
 
 float LoadHalf(const std::byte* bytes) {
   uint16_t half;
@@ -224,40 +202,13 @@ class NuqCodec final : public HeadCodec, public WordDecoder {
                   size_t num_tokens,
                   const float* x,
                   std::byte* out) const override {
-    const NuqLayout at = LayoutOf(block);
-    const NuqTables tables = TablesOf(block);
-    for (size_t t = 0; t < num_tokens; ++t) {
-      const float* row = x + t * block.head_dim;
-      StoreOutliers(at, t, row, FarthestKeys(row, tables, block.head_dim, at.num_outliers), out);
-      RowCodes codes{};
-      for (size_t i = 0; i < block.head_dim; ++i) {
-        codes.codes[i] = Code(tables.key_levels, (row[i] - tables.offsets[i]) / tables.scales[i]);
-      }
-      PackRow(codes, bits_, block.head_dim, out + t * at.row_bytes);
-    }
+    EncodeNuqKeys(bits_, LayoutOf(block), TablesOf(block), num_tokens, block.head_dim, x, out);
   }
   void EncodeValues(const Block& block,
                     size_t num_tokens,
                     const float* x,
                     std::byte* out) const override {
-    const NuqLayout at = LayoutOf(block);
-    const NuqTables tables = TablesOf(block);
-    for (size_t t = 0; t < num_tokens; ++t) {
-      const float* row = x + t * block.head_dim;
-      const NuqRow split = SplitNuqRow({row, block.head_dim}, at.num_outliers);
-      StoreOutliers(at, t, row, split.outliers, out);
-      const uint16_t stored_scale = FloatToF16(split.scale);
-      const uint16_t stored_offset = FloatToF16(split.offset + 0.0F);
-      StoreHalf(stored_scale, out + at.scales + t * sizeof(uint16_t));
-      StoreHalf(stored_offset, out + at.offsets + t * sizeof(uint16_t));
-      const float scale = F16ToFloat(stored_scale);
-      const float offset = F16ToFloat(stored_offset);
-      RowCodes codes{};
-      for (size_t i = 0; i < block.head_dim && scale > 0.0F; ++i) {
-        codes.codes[i] = Code(tables.value_levels, (row[i] - offset) / scale);
-      }
-      PackRow(codes, bits_, block.head_dim, out + t * at.row_bytes);
-    }
+    EncodeNuqValues(bits_, LayoutOf(block), TablesOf(block), num_tokens, block.head_dim, x, out);
   }
   void DecodeKeys(const Block& block,
                   const std::byte* encoded,
@@ -297,9 +248,6 @@ class NuqCodec final : public HeadCodec, public WordDecoder {
   }
 
  private:
-  uint8_t Code(const float* levels, float x) const {
-    return static_cast<uint8_t>(NearestLevel({levels, size_t{1} << bits_}, x));
-  }
   NuqLayout LayoutOf(const Block& block) const {
     return NuqLayoutOf(bits_, sparse_, block.head_dim, block.token_capacity);
   }
@@ -322,17 +270,6 @@ class NuqCodec final : public HeadCodec, public WordDecoder {
       if (outliers.dims[place] < head_dim) {
         words[place / at.num_outliers * head_dim + outliers.dims[place]] = 0;
       }
-    }
-  }
-  static void StoreOutliers(const NuqLayout& at,
-                            size_t token,
-                            const float* row,
-                            const std::vector<size_t>& dims,
-                            std::byte* out) {
-    for (size_t i = 0; i < dims.size(); ++i) {
-      const size_t place = token * at.num_outliers + i;
-      out[at.dims + place] = static_cast<std::byte>(dims[i]);
-      StoreHalf(FloatToF16(row[dims[i]]), out + at.outliers + place * sizeof(uint16_t));
     }
   }
   // Damaged bytes may name a dimension that is not there.

@@ -6,7 +6,8 @@
 
 #include "kernels/codec/codecs.h"
 #include "kernels/codec/gather_rows.h"
-#include "kernels/codec/lloyd_max.h"
+#include "kernels/codec/nearest_levels.h"
+#include "kernels/codec/ordered_product.h"
 #include "kernels/codec/pca_block.h"
 #include "kernels/codec/pca_calibration.h"
 #include "kernels/codec/pca_loops.h"
@@ -41,12 +42,12 @@ Projection ProjectionOf(const PcaSide& side) {
                   rows.data() + c * head_dim);
     }
     if (side.metric != nullptr) {
-      PcaMultiply(rows.data(),
-                  count,
-                  head_dim,
-                  side.metric + head * head_dim * head_dim,
-                  head_dim,
-                  weighed.data());
+      MultiplyInOrder(rows.data(),
+                      count,
+                      head_dim,
+                      side.metric + head * head_dim * head_dim,
+                      head_dim,
+                      weighed.data());
     } else {
       weighed = rows;
     }
@@ -62,8 +63,22 @@ Projection ProjectionOf(const PcaSide& side) {
   return made;
 }
 
+// Searches by the bits that groups of the side have.
+struct PcaSearches {
+  LevelSearch of_bits[kPcaMaxBits + 1];
+};
+
+PcaSearches SearchesOf(const PcaSide& side) {
+  PcaSearches searches;
+  for (size_t bits = 1; bits <= kPcaMaxBits; ++bits) {
+    searches.of_bits[bits] = MakeLevelSearch({side.levels + PcaLevelsAt(bits), size_t{1} << bits});
+  }
+  return searches;
+}
+
 // One side of one token. y: its components that have bits; row: zero where the side's bytes go.
 void EncodeRow(const PcaSide& side,
+               const PcaSearches& searches,
                const PcaPlace& at,
                const std::vector<size_t>& components,
                const float* y,
@@ -79,20 +94,24 @@ void EncodeRow(const PcaSide& side,
   }
   double product = 0.0;
   double square = 0.0;
-  std::byte* codes = row + at.codes;
+  std::byte* bytes = row + at.codes;
   for (size_t c = 0; c < components.size(); c += kPcaGroup) {
     const size_t bits = PcaGroupBits(side, components[c] / kPcaGroup);
     const float* levels = side.levels + PcaLevelsAt(bits);
+    float normalised[kPcaGroup];
+    std::transform(y + c, y + c + kPcaGroup, normalised, [norm](float x) { return x / norm; });
+    uint8_t codes[kPcaGroup];
+    NearestLevels(searches.of_bits[bits], normalised, kPcaGroup, codes);
     for (size_t lane = 0; lane < kPcaGroup; ++lane) {
-      const size_t code = NearestLevel({levels, size_t{1} << bits}, y[c + lane] / norm);
-      for (size_t b = 0; b < bits; ++b) {
-        codes[b] |= static_cast<std::byte>((code >> b & 1U) << lane);
-      }
       const double deviation = side.deviations[components[c + lane]];
-      product += deviation * deviation * y[c + lane] * levels[code];
-      square += deviation * deviation * levels[code] * levels[code];
+      const double level = levels[codes[lane]];
+      product += deviation * deviation * y[c + lane] * level;
+      square += deviation * deviation * level * level;
+      for (size_t b = 0; b < bits; ++b) {
+        bytes[b] |= static_cast<std::byte>((codes[lane] >> b & 1U) << lane);
+      }
     }
-    codes += bits;
+    bytes += bits;
   }
   row[at.scale] = static_cast<std::byte>(PcaScaleCode(square > 0.0 ? product / square : 0.0));
 }
@@ -110,12 +129,14 @@ void EncodeSide(const PcaSide& side,
     }
   }
   const Projection projection = ProjectionOf(side);
+  const PcaSearches searches = SearchesOf(side);
   const size_t count = projection.components.size();
   std::vector<float> y(PcaRoundUp(num_tokens) * count);
-  PcaMultiply(
+  MultiplyInOrder(
       rows.data(), PcaRoundUp(num_tokens), width, projection.matrix.data(), count, y.data());
   for (size_t t = 0; t < num_tokens; ++t) {
-    EncodeRow(side, at, projection.components, y.data() + t * count, out + t * at.row_bytes);
+    EncodeRow(
+        side, searches, at, projection.components, y.data() + t * count, out + t * at.row_bytes);
   }
 }
 

@@ -17,65 +17,7 @@ HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Sums that a loop keeps in registers: enough to hide the latency of an addition.
-inline constexpr size_t kPcaTokens = 8;
-static_assert(kPcaGroup % kPcaTokens == 0);
-
-// Columns [column, column + lanes) of kPcaTokens rows of the product below.
-template <class D>
-HWY_INLINE void MultiplyColumns(D d,
-                                const float* a,
-                                size_t depth,
-                                const float* b,
-                                size_t b_stride,
-                                float* c,
-                                size_t c_stride) {
-  hn::Vec<D> sum[kPcaTokens];
-  for (auto& s : sum) {
-    s = hn::Zero(d);
-  }
-  for (size_t k = 0; k < depth; ++k) {
-    const auto row = hn::LoadU(d, b + k * b_stride);
-#pragma GCC unroll 8
-    for (size_t t = 0; t < kPcaTokens; ++t) {
-      // No fused step: the sum is the same on every target.
-      sum[t] = hn::Add(sum[t], hn::Mul(hn::Set(d, a[t * depth + k]), row));
-    }
-  }
-  for (size_t t = 0; t < kPcaTokens; ++t) {
-    hn::StoreU(sum[t], d, c + t * c_stride);
-  }
-}
-
-template <class D>
-void MultiplyPanel(D d,
-                   const float* a,
-                   size_t rows,
-                   size_t depth,
-                   const float* b,
-                   size_t columns,
-                   float* c) {
-  for (size_t row = 0; row < rows; row += kPcaTokens) {
-    MultiplyColumns(d, a + row * depth, depth, b, columns, c + row * columns, columns);
-  }
-}
-
-void MultiplyInOrder(const float* a,
-                     size_t rows,
-                     size_t depth,
-                     const float* b,
-                     size_t columns,
-                     float* c) {
-  const hn::ScalableTag<float> d;
-  const hn::CappedTag<float, 1> d1;
-  size_t column = 0;
-  for (; column + hn::Lanes(d) <= columns; column += hn::Lanes(d)) {
-    MultiplyPanel(d, a, rows, depth, b + column, columns, c + column);
-  }
-  for (; column < columns; ++column) {
-    MultiplyPanel(d1, a, rows, depth, b + column, columns, c + column);
-  }
-}
+inline constexpr size_t kPcaTokens = 8;  // share each row of the basis in registers
 
 // Groups that are unpacked before they are multiplied by their part of the basis.
 inline constexpr size_t kPcaChunk = 8;
@@ -187,17 +129,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace varve {
 
-HWY_EXPORT(MultiplyInOrder);
 HWY_EXPORT(DecodeTokens);
-
-void PcaMultiply(const float* a,
-                 size_t rows,
-                 size_t depth,
-                 const float* b,
-                 size_t columns,
-                 float* c) {
-  HWY_DYNAMIC_DISPATCH(MultiplyInOrder)(a, rows, depth, b, columns, c);
-}
 
 void PcaDecode(const PcaSide& side,
                const PcaPlace& at,

@@ -90,8 +90,35 @@ HWY_INLINE void ScoreRvqPanel(const float* panel,
   }
 }
 
-// rows: [kRvqBlock, 32], -2 times the vectors; best: [kRvqBlock].
-void ScoreRvqBlock(const RvqPanels& codebook, const float* rows, RvqBest* best) {
+// The lowest number of those with the least score.
+HWY_INLINE uint16_t BestCodeword(const RvqBest& best) {
+  const hn::CappedTag<float, kRvqPanel / 2> d;
+  const hn::RebindToSigned<decltype(d)> d32;
+  auto least = hn::Load(d, best.score);
+  for (size_t place = hn::Lanes(d); place < kRvqPanel; place += hn::Lanes(d)) {
+    least = hn::Min(least, hn::Load(d, best.score + place));
+  }
+  least = hn::MinOfLanes(d, least);
+  auto lowest = hn::Set(d32, std::numeric_limits<int32_t>::max());
+  for (size_t place = 0; place < kRvqPanel; place += hn::Lanes(d)) {
+    const auto is_least = hn::RebindMask(d32, hn::Eq(hn::Load(d, best.score + place), least));
+    const auto number =
+        hn::Add(hn::Mul(hn::Load(d32, best.panel + place), hn::Set(d32, int32_t{kRvqPanel})),
+                hn::Iota(d32, static_cast<int32_t>(place)));
+    lowest = hn::Min(lowest, hn::IfThenElse(is_least, number, lowest));
+  }
+  return static_cast<uint16_t>(hn::GetLane(hn::MinOfLanes(d32, lowest)));
+}
+
+// rows: [kRvqBlock, 32], -2 times the vectors; best: [kRvqBlock], scratch; nearest: [kRvqBlock].
+void FindInRvqBlock(const RvqPanels& codebook,
+                    const float* rows,
+                    RvqBest* best,
+                    uint16_t* nearest) {
+  for (size_t r = 0; r < kRvqBlock; ++r) {
+    std::fill_n(best[r].score, kRvqPanel, std::numeric_limits<float>::infinity());
+    std::fill_n(best[r].panel, kRvqPanel, 0);
+  }
   const size_t num_panels = codebook.norms.size() / kRvqPanel;
   for (size_t p = 0; p < num_panels; ++p) {
     for (size_t r = 0; r < kRvqBlock; r += kRvqRows) {
@@ -102,6 +129,9 @@ void ScoreRvqBlock(const RvqPanels& codebook, const float* rows, RvqBest* best) 
                     best + r);
     }
   }
+  for (size_t r = 0; r < kRvqBlock; ++r) {
+    nearest[r] = BestCodeword(best[r]);
+  }
 }
 
 }  // namespace varve::HWY_NAMESPACE
@@ -110,7 +140,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace varve {
 
-HWY_EXPORT(ScoreRvqBlock);
+HWY_EXPORT(FindInRvqBlock);
 
 namespace {
 
@@ -132,21 +162,6 @@ RvqPanels MakePanels(const float* codebook, size_t num_entries) {
   return made;
 }
 
-// The lowest number of those with the least score.
-uint16_t BestOf(const RvqBest& best) {
-  size_t place = 0;
-  const auto number = [&best](size_t i) {
-    return static_cast<size_t>(best.panel[i]) * kRvqPanel + i;
-  };
-  for (size_t i = 1; i < kRvqPanel; ++i) {
-    if (best.score[i] < best.score[place] ||
-        (best.score[i] == best.score[place] && number(i) < number(place))) {
-      place = i;
-    }
-  }
-  return static_cast<uint16_t>(number(place));
-}
-
 }  // namespace
 
 void FindNearestCodewords(const float* codebook,
@@ -163,14 +178,9 @@ void FindNearestCodewords(const float* codebook,
     for (size_t i = 0; i < count * kRvqGroup; ++i) {
       rows[i] = -2.0F * vectors[begin * kRvqGroup + i];
     }
-    for (RvqBest& row : best) {
-      std::fill_n(row.score, kRvqPanel, std::numeric_limits<float>::infinity());
-      std::fill_n(row.panel, kRvqPanel, 0);
-    }
-    HWY_DYNAMIC_DISPATCH(ScoreRvqBlock)(panels, rows, best);
-    for (size_t r = 0; r < count; ++r) {
-      nearest[begin + r] = BestOf(best[r]);
-    }
+    uint16_t of_block[kRvqBlock];
+    HWY_DYNAMIC_DISPATCH(FindInRvqBlock)(panels, rows, best, of_block);
+    std::copy_n(of_block, count, nearest + begin);
   }
 }
 

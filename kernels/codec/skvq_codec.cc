@@ -12,9 +12,11 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "kernels/codec/codecs.h"
 #include "kernels/codec/head_codec.h"
+#include "kernels/codec/pack_codes.h"
 #include "kernels/codec/skvq_block.h"
 #include "kernels/codec/skvq_calibration.h"
 #include "kernels/codec/skvq_groups.h"
@@ -204,32 +206,34 @@ class SkvqCodec final : public HeadCodec {
                   const float* x,
                   std::byte* out) const {
     const SkvqLayout at = LayoutOf(block);
-    std::vector<float> y(num_tokens * block.head_dim);
-    for (size_t i = 0; i < block.head_dim; ++i) {
-      const size_t place = SkvqPlace(tables, i);
-      for (size_t t = 0; t < num_tokens; ++t) {
-        y[t * block.head_dim + place] = x[t * block.head_dim + i] - tables.centre[i];
+    const size_t head_dim = block.head_dim;
+    std::vector<float> y(num_tokens * head_dim);
+    size_t places[kMaxHeadDim];
+    for (size_t i = 0; i < head_dim; ++i) {
+      places[i] = SkvqPlace(tables, i);
+    }
+    for (size_t t = 0; t < num_tokens; ++t) {
+      for (size_t i = 0; i < head_dim; ++i) {
+        y[t * head_dim + places[i]] = x[t * head_dim + i] - tables.centre[i];
       }
     }
+    std::vector<RowCodes> rows(num_tokens);
     for (size_t g = 0; g < at.groups; ++g) {
       const size_t begin = g * at.group;
-      const size_t width = std::min(block.head_dim, begin + at.group) - begin;
-      const SkvqCodedGroup coded = CodeSkvqGroup(
-          bits_, tables.alphas[g], y.data() + begin, num_tokens, width, block.head_dim);
+      const size_t width = std::min(head_dim, begin + at.group) - begin;
+      const SkvqCodedGroup coded =
+          CodeSkvqGroup(bits_, tables.alphas[g], y.data() + begin, num_tokens, width, head_dim);
       std::memcpy(out + g * sizeof(uint16_t), &coded.scale_unit, sizeof(uint16_t));
       std::memcpy(
           out + at.offset_units + g * sizeof(uint16_t), &coded.offset_unit, sizeof(uint16_t));
       for (size_t t = 0; t < num_tokens; ++t) {
         out[at.scales + t * at.groups + g] = static_cast<std::byte>(coded.scales[t]);
         out[at.offsets + t * at.groups + g] = static_cast<std::byte>(coded.offsets[t]);
-        for (size_t i = 0; i < width; ++i) {
-          PackCode(out + at.codes + t * at.row_bytes,
-                   bits_,
-                   block.head_dim,
-                   begin + i,
-                   coded.codes[t * width + i]);
-        }
+        std::copy_n(coded.codes.data() + t * width, width, rows[t].codes + begin);
       }
+    }
+    for (size_t t = 0; t < num_tokens; ++t) {
+      PackRow(rows[t], bits_, head_dim, out + at.codes + t * at.row_bytes);
     }
   }
   void DecodeSide(const Block& block,

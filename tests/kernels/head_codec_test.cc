@@ -9,7 +9,7 @@
 
 #include "kernels/codec/lloyd_max.h"
 #include "kernels/codec/nuq_block.h"
-#include "kernels/codec/nuq_calibration.h"
+#include "kernels/codec/nuq_encode.h"
 #include "proto/base/hash.h"
 #include "tests/kernels/codec_cases.h"
 #include "tests/kernels/lookalike.h"
