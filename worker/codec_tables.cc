@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "proto/base/file.h"
 #include "proto/base/hash.h"
 #include "worker/safetensors.h"
 
@@ -46,6 +47,10 @@ std::optional<CodecTables> ReadTables(const Codec& codec,
 Result<std::shared_ptr<const CodecTableSet>> LoadCodecTables(const std::string& path,
                                                              const ModelConfig& config,
                                                              uint64_t model_hash) {
+  if (!FileExists(path)) {
+    return Error{ErrorCode::kNotFound,
+                 fmt::format("there is no file of tables '{}'; `varve calibrate` makes one", path)};
+  }
   VARVE_TRY(const SafetensorsModel file, SafetensorsModel::OpenFile(path));
   const std::optional<uint64_t> hash = file.FindNumber(kHashName);
   if (!hash) {
@@ -54,8 +59,8 @@ Result<std::shared_ptr<const CodecTableSet>> LoadCodecTables(const std::string& 
   }
   if (*hash != model_hash) {
     return Error{ErrorCode::kModelMismatch,
-                 fmt::format("'{}' was made for the model {}, not for this one, {}: remove it, or "
-                             "make it again with `varve calibrate`",
+                 fmt::format("'{}' was made for the model {}, not for this one, {}: leave it "
+                             "out, or make it again with `varve calibrate`",
                              path,
                              HashToHex(*hash),
                              HashToHex(model_hash))};

@@ -16,8 +16,9 @@ namespace varve {
 
 inline constexpr std::string_view kCodecTablesFile = "varve_tables.safetensors";
 
-// Errors: kModelMismatch (made for another model), kVersionSkew (a codec or a version of one that
-// this build does not know), kBadModel naming the codec (damaged, of another shape), kIoError.
+// Errors: kNotFound, kModelMismatch (made for another model), kVersionSkew (a codec or a version of
+// one that this build does not know), kBadModel naming the codec (damaged, of another shape),
+// kIoError.
 Result<std::shared_ptr<const CodecTableSet>> LoadCodecTables(const std::string& path,
                                                              const ModelConfig& config,
                                                              uint64_t model_hash);

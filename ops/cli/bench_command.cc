@@ -67,6 +67,7 @@ void AddStep(CLI::App& bench, Invocation& chosen) {
   command->add_option("--weights", options->weights, "auto (as stored), int8, or both side by side")
       ->check(IsWeightsSetting())
       ->capture_default_str();
+  command->add_option("--tables", options->tables_file, kTablesHelp)->type_name("FILE");
   command->add_option("--tokens", options->tokens, "Lengths")
       ->check(IsPositive())
       ->capture_default_str();
@@ -101,6 +102,7 @@ void AddServed(CLI::App& bench,
   command->add_option("--weights", options->weights, kWeightsHelp)
       ->check(IsWeightsSetting())
       ->capture_default_str();
+  command->add_option("--tables", options->tables_file, kTablesHelp)->type_name("FILE");
   command->add_option("--tokens", options->tokens, "Tokens of the document, about")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->capture_default_str();

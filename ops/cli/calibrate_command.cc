@@ -177,9 +177,10 @@ void AddCalibrateCommand(CLI::App& root, Invocation& chosen) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   command->footer(
-      "The file is bound to the model's weights; `varve serve` loads it when it starts, and pages "
-      "name the tables\nthat they were written with. Contexts that were made with other tables "
-      "cannot be read with new ones:\nmake tables once, before the first ingest.");
+      "The file is bound to the model's weights; `varve serve` loads it when it starts (one that "
+      "does not lie in the model\ndirectory with --tables FILE), and pages name the tables that "
+      "they were written with. Contexts that were made with\nother tables cannot be read with new "
+      "ones: make tables once, before the first ingest.");
   command->callback([command, &chosen, options] {
     chosen = {command, [options] { return RunCalibrate(*options); }};
   });

@@ -37,8 +37,9 @@ constexpr const char* kFooter =
     "2 bits.\n"
     "BPE: bits kept for each value of a token's K and V, with all that is stored beside the "
     "codes.\n"
-    "Codecs that need tables take those beside the model; the lab makes what is not there, with "
-    "text or draws\nthat it does not measure.";
+    "Codecs that need tables take those beside the model or in --tables; the lab makes what is not "
+    "there, with text\nor draws that it does not measure: for rate and for copies with outliers "
+    "always.";
 
 constexpr double kQuickBudgetS = 15 * 60;
 constexpr const char* kQuickHelp =
@@ -147,6 +148,7 @@ void AddHowMuch(CLI::App* command, EvalOptions* options) {
   command->add_option("--weights", options->weights, kWeightsHelp)
       ->check(IsWeightsSetting())
       ->capture_default_str();
+  command->add_option("--tables", options->tables_file, kTablesHelp)->type_name("FILE");
   command
       ->add_option("--text",
                    options->text_files,

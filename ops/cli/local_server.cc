@@ -76,6 +76,7 @@ Result<std::unique_ptr<LocalServer>> LocalServer::Start(const LocalServerOptions
   LocalWorkerGroupOptions group;
   group.model_dir = options.model_dir;
   group.weights = options.weights;
+  group.tables_file = options.tables_file;
   group.num_workers = options.num_workers;
   group.num_threads = options.num_threads > 0 ? options.num_threads : NumUsableCores();
   group.data_dir = options.data_dir;

@@ -16,6 +16,7 @@ namespace varve::cli {
 struct LocalServerOptions {
   std::string model_dir;
   std::string weights = "auto";  // how they are held in memory: auto (as stored) or int8
+  std::string tables_file;       // calibrated tables; empty: those in model_dir, if there are some
   int num_workers = 1;
   int num_threads = 0;  // 0: one for each core that this process may use
   std::string host = "127.0.0.1";
@@ -32,8 +33,8 @@ struct LocalServerOptions {
 class LocalServer {
  public:
   // Loads the model, recovers the contexts in data_dir (made if it is not there) and listens.
-  // Errors: kBadModel, kUnsupported, kDataDirLocked, kIoError (the port is taken), each with what
-  // to do about it.
+  // Errors: kBadModel, kUnsupported, kDataDirLocked, kIoError (the port is taken), those of
+  // LoadCodecTables, each with what to do about it.
   static Result<std::unique_ptr<LocalServer>> Start(const LocalServerOptions& options);
   // Stops at once what still runs.
   virtual ~LocalServer() = default;

@@ -111,6 +111,7 @@ void AddSettings(CLI::App& command, Options& options) {
       command, "model", server.model_dir, "Model directory: config.json, safetensors, tokenizer")
       ->type_name("DIR");
   AddSetting(command, "weights", server.weights, kWeightsHelp)->check(IsWeightsSetting());
+  AddSetting(command, "tables", server.tables_file, kTablesHelp)->type_name("FILE");
   AddSetting(
       command, "workers", server.num_workers, "Workers that share the pages and the dense work")
       ->check(CLI::Range(1, 64));

@@ -39,6 +39,11 @@ inline CLI::IsMember IsWeightsSetting() {
   return CLI::IsMember({"auto", "int8"});
 }
 
+// `--tables`: calibrated tables that do not lie beside the model.
+inline constexpr const char* kTablesHelp =
+    "Tables from `varve calibrate` (default: varve_tables.safetensors in the model directory, if "
+    "it is there)";
+
 // Like CLI11's own check of positive numbers, which answers with the bounds of a double.
 inline CLI::Validator IsPositive() {
   return {[](std::string& text) {

@@ -1,6 +1,8 @@
 // `varve calibrate`: makes tables that a server then uses, and says what is wrong.
 #include <cstring>
 #include <filesystem>
+#include <span>
+#include <utility>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -133,6 +135,93 @@ TEST_F(CalibrateTest, SensitivityMovesWhatIsFittedAndBelongsToItsTokens) {
   const RunResult both = calibrate({"--write-tokens", "x", "--sensitivity", sensitivity});
   EXPECT_EQ(both.exit_code, cli::kExitUsage);
   EXPECT_FALSE(std::filesystem::exists(model_ + "/varve_tables.safetensors"));
+}
+
+TEST_F(CalibrateTest, TablesElsewhereAreNamed) {
+  const std::string tables = files_.File("klt2.tables");
+  const RunResult made =
+      Calibrate({"--text", text_, "--tokens", "1024", "--codecs", "klt2", "--out", tables});
+  ASSERT_EQ(made.exit_code, cli::kExitOk) << made.err;
+  EXPECT_FALSE(std::filesystem::exists(model_ + "/varve_tables.safetensors"));
+  const std::string settings = files_.File("settings.yaml");
+  ASSERT_OK(WriteFileAtomically(settings, "tables: " + tables + "\n"));
+
+  const TempDir data;
+  const auto answer_with = [&](const std::vector<std::string>& flags) {
+    const ServerProcess server(data.path(), flags, model_);
+    const FactDocument document = MakeFactDocument(5, 200);
+    RunVarve({"ingest", "--name", "doc", "--kv-codec", "klt2", "--server", server.url(), "-"},
+             {.input = document.text});
+    const auto answer = server.api().Ask({.context = "doc", .question = document.question},
+                                         [](std::string_view) {});
+    return answer ? answer->text.find(document.answer) != std::string::npos : false;
+  };
+  EXPECT_FALSE(answer_with({}));
+  EXPECT_TRUE(answer_with({"--tables", tables}));
+  EXPECT_TRUE(answer_with({"--config", settings}));
+
+  const RunResult eval = RunVarve({"eval",
+                                   "--model",
+                                   model_,
+                                   "--tables",
+                                   tables,
+                                   "--parts",
+                                   "divergence",
+                                   "--text",
+                                   text_,
+                                   "--tokens",
+                                   "600",
+                                   "--codecs",
+                                   "klt2"},
+                                  {.timeout_s = 300});
+  EXPECT_EQ(eval.exit_code, cli::kExitOk) << eval.err;
+  EXPECT_THAT(eval.out, HasSubstr("tables \"file\": made by `varve calibrate`"));
+  EXPECT_THAT(eval.out, testing::Not(HasSubstr("calibrated for this run")));
+  for (const char* bench : {"step", "ingest"}) {
+    const std::vector<std::string> command = {
+        "bench", bench, "--model", model_, "--codec", "klt2", "--tokens", "300", "--runs", "1"};
+    EXPECT_EQ(RunVarve(command).exit_code, cli::kExitFailure) << bench;
+    std::vector<std::string> with = command;
+    with.insert(with.end(), {"--tables", tables});
+    const RunResult measured = RunVarve(with);
+    EXPECT_EQ(measured.exit_code, cli::kExitOk) << bench << measured.err;
+  }
+}
+
+TEST_F(CalibrateTest, TablesThatAreNoneOfThisModelAreRefusedByName) {
+  const std::string missing = files_.File("missing");
+  const std::string damaged = files_.File("damaged");
+  const std::string other = files_.File("other");
+  ASSERT_OK(WriteFileAtomically(damaged, "no safetensors"));
+  const uint64_t hash = 1;
+  const NamedTensor of_other[] = {
+      {"model_hash", {TensorType::kI64, {1}, std::as_bytes(std::span(&hash, 1))}}};
+  ASSERT_OK(SaveSafetensors(other, of_other));
+  for (const auto& [file, says] : {std::pair{missing, "there is no file of tables"},
+                                   {damaged, "damaged: "},
+                                   {other, "was made for the model 0000000000000001"}}) {
+    // Of the environment for the server, of a flag for the others.
+    const RunResult served =
+        RunVarve({"serve", "--model", model_, "--port", "0", "--data", files_.File("data")},
+                 {.environment = {{"VARVE_TABLES", file}}});
+    EXPECT_EQ(served.exit_code, cli::kExitFailure);
+    EXPECT_THAT(served.err, HasSubstr(says));
+    EXPECT_THAT(served.err, HasSubstr(file));
+    for (const std::vector<std::string>& command :
+         {std::vector<std::string>{"eval", "--parts", "planted"},
+          {"eval", "--parts", "rate"},
+          {"bench", "step"},
+          {"bench", "ingest"},
+          {"bench", "restart"}}) {
+      std::vector<std::string> arguments = command;
+      arguments.insert(arguments.end(), {"--model", model_, "--tables", file});
+      const RunResult result = RunVarve(arguments);
+      EXPECT_EQ(result.exit_code, cli::kExitFailure) << command[1];
+      EXPECT_THAT(result.err, HasSubstr(says));
+      EXPECT_THAT(result.err, HasSubstr(file));
+      EXPECT_EQ(result.out, "") << command[1];
+    }
+  }
 }
 
 TEST_F(CalibrateTest, SaysWhatIsWrongAndWritesNothing) {

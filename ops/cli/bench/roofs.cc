@@ -76,17 +76,19 @@ HWY_EXPORT(FmaChains);
 HWY_EXPORT(FmaChainFlops);
 HWY_EXPORT(SumFloats);
 
-constexpr int kProbes = 7;
+// A few rounds can be over before the scheduler has given each thread a core of its own.
+constexpr double kProbeSeconds = 0.3;
 
-// Seconds of the fastest of kProbes calls.
+// Seconds of the fastest of the calls that fit into kProbeSeconds.
 template <typename Body>
 double BestSeconds(Body body) {
   double best = 1e30;
-  for (int i = 0; i < kProbes; ++i) {
+  for (double total = 0; total < kProbeSeconds;) {
     const auto begin = std::chrono::steady_clock::now();
     body();
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
     best = std::min(best, elapsed.count());
+    total += elapsed.count();
   }
   return best;
 }

@@ -10,8 +10,8 @@ struct Roofs {
       0.0;  // independent fused multiply-adds in registers, two operations each
 };
 
-// Runs both probes on `threads` threads, best of several: other load on the machine only lowers a
-// probe. Takes about half a second and 256 MiB.
+// Runs both probes on `threads` threads, each for 0.3 seconds, of which the best round counts:
+// other load on the machine only lowers it. Takes about 0.7 seconds and 256 MiB.
 Roofs MeasureRoofs(int threads);
 
 }  // namespace varve

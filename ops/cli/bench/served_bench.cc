@@ -96,6 +96,7 @@ class Bench {
   Bench(const ServedBenchOptions& options, std::string data_dir) : options_(options) {
     server_options_ = {.model_dir = options.model_dir,
                        .weights = options.weights,
+                       .tables_file = options.tables_file,
                        .num_workers = options.workers,
                        .num_threads = options.threads > 0 ? options.threads : NumUsableCores(),
                        .port = 0,

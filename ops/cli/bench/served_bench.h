@@ -21,6 +21,7 @@ namespace varve::cli {
 struct ServedBenchOptions {
   std::string model_dir;
   std::string weights = "auto";  // or int8
+  std::string tables_file;       // calibrated tables; empty: those beside the model, if any
   int64_t tokens = 4096;
   int workers = 1;
   int threads = 0;  // 0: all cores

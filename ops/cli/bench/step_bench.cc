@@ -284,6 +284,7 @@ Result<void> Bench(const StepBenchOptions& options) {
       VARVE_TRY(contestant.group,
                 LocalWorkerGroup::Open({.model_dir = options.model_dir,
                                         .weights = weights,
+                                        .tables_file = options.tables_file,
                                         .num_workers = workers,
                                         .num_threads = threads,
                                         .host_budget_bytes = kHostBytes,

@@ -25,6 +25,7 @@ namespace varve::cli {
 struct StepBenchOptions {
   std::string model_dir;
   std::vector<std::string> weights = {"auto"};  // forms in which weights are held
+  std::string tables_file;                      // calibrated tables; empty: those beside the model
   std::vector<int64_t> tokens = {512, 4096};    // lengths
   std::vector<int> workers = {1, 8};
   int threads = 0;  // 0: all cores

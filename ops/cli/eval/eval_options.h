@@ -10,6 +10,7 @@ namespace varve::cli {
 struct EvalOptions {
   std::string model_dir;
   std::string weights = "auto";  // or int8: what the model computes with
+  std::string tables_file;       // calibrated tables of the model; empty: those beside it, if any
   std::vector<std::string> parts = {"divergence", "retrieval"};
   std::vector<std::string> codecs;  // empty: all that lose something
   std::vector<std::string> policies = {"full"};

@@ -15,7 +15,7 @@ struct Figure {
 };
 
 // Where a row's tables are from.
-inline constexpr const char* kTablesOfFile = "file";  // beside the model, from `varve calibrate`
+inline constexpr const char* kTablesOfFile = "file";  // from `varve calibrate`
 inline constexpr const char* kTablesMade = "made";    // by the lab, with what it does not measure
 
 // Of rows of the trade-off: the bits for each value of all tokens that a candidate had to fit.

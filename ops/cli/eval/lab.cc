@@ -134,6 +134,7 @@ Result<std::vector<EvalRow>> RunLab(const EvalOptions& options, LabProgress* pro
   for (const double scale : options.outliers) {
     VARVE_TRY(PreparedModel prepared,
               PreparedModel::Make({.model_dir = options.model_dir,
+                                   .tables_file = options.tables_file,
                                    .outliers = scale,
                                    .seed = options.seed,
                                    .threads = options.threads,

@@ -10,6 +10,8 @@
 #include "coordinator/text_model.h"
 #include "proto/base/clock.h"
 #include "proto/base/file.h"
+#include "worker/codec_tables.h"
+#include "worker/weights.h"
 
 #include "ops/cli/eval/divergence_eval.h"
 #include "ops/cli/eval/planted_eval.h"
@@ -41,6 +43,15 @@ Result<void> CheckOutliers(const EvalOptions& options) {
   return {};
 }
 
+Result<void> CheckTables(const EvalOptions& options, const ModelConfig& config) {
+  if (options.tables_file.empty()) {
+    return {};
+  }
+  VARVE_TRY(const ModelWeights weights, LoadWeights(options.model_dir, config));
+  VARVE_TRY(const auto tables, LoadCodecTables(options.tables_file, config, weights.model_hash));
+  return {};
+}
+
 }  // namespace
 
 std::span<const std::string_view> LabParts() {
@@ -58,6 +69,7 @@ Result<LabPlan> MakeLabPlan(const EvalOptions& options) {
   VARVE_RETURN_IF_ERROR(CheckOutliers(options));
   VARVE_TRY(const std::string config_text, ReadFile(options.model_dir + "/config.json"));
   VARVE_TRY(const ModelConfig config, ParseModelConfig(config_text));
+  VARVE_RETURN_IF_ERROR(CheckTables(options, config));
   LabPlan plan;
   if (Wants(options, "divergence") || Wants(options, "retrieval") || Wants(options, "rate")) {
     VARVE_TRY(plan.candidates, MakeCandidates(options, ModelPage(config)));

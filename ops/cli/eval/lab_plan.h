@@ -32,7 +32,8 @@ struct LabPlan {
   std::vector<Candidate> of_planted;
 };
 
-// Errors: kInvalidArgument (the options), and those of reading texts, config and tokenizer.
+// Errors: kInvalidArgument (the options), and those of reading texts, config and
+// tokenizer, and of LoadCodecTables.
 Result<LabPlan> MakeLabPlan(const EvalOptions& options);
 
 // The shape of a sealed page of a model.

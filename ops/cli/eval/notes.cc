@@ -14,7 +14,8 @@ std::vector<std::string> NotesOn(const std::vector<EvalRow>& rows) {
     });
   };
   if (has(kTablesOfFile, true)) {
-    notes.emplace_back("tables \"file\": those beside the model, made by `varve calibrate`");
+    notes.emplace_back(
+        "tables \"file\": made by `varve calibrate`, beside the model or in --tables");
   }
   if (has(kTablesMade, true)) {
     notes.emplace_back(

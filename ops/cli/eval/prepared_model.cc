@@ -62,6 +62,8 @@ Result<PreparedModel> PreparedModel::Make(const Options& options) {
                                          {.scale = options.outliers, .seed = options.seed},
                                          model.scratch_->path()));
     model.directory_ = model.scratch_->path();
+  } else {
+    model.tables_file_ = options.tables_file;
   }
   return model;
 }

@@ -1,10 +1,10 @@
 // A model made ready for the lab, once for all of its parts and candidates: as it is, or as a copy
 // with outlier channels (outliers.h), and with tables for the codecs that need some.
 //
-// Tables come from the file beside the model. What that lacks is calibrated here, with text that is
-// held apart from what is measured (lab_text.h). The keys of a copy are other keys, and no tables
-// lie beside it: all of its tables are made here. Copy and tables are in a scratch directory that
-// goes away with the object.
+// Tables come from the file beside the model, or from one that is named. What that lacks is
+// calibrated here, with text that is held apart from what is measured (lab_text.h). The keys of a
+// copy are other keys, and no tables are for it: all of its tables are made here. Copy and tables
+// are in a scratch directory that goes away with the object.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +30,9 @@ class PreparedModel {
  public:
   struct Options {
     std::string model_dir;
-    double outliers = 1;  // other than 1: a copy with such channels
-    uint64_t seed = 1;    // of these channels
+    std::string tables_file = {};  // of the model, not of a copy; empty: the one beside it, if any
+    double outliers = 1;           // other than 1: a copy with such channels
+    uint64_t seed = 1;             // of these channels
     int threads = 1;
     int64_t calibration_tokens = 4096;  // looked at, of all texts together, as far as they reach
   };
@@ -39,7 +40,7 @@ class PreparedModel {
   static Result<PreparedModel> Make(const Options& options);
 
   // Makes tables for those of the codecs that need some and have none yet. Errors: as
-  // MakeCodecTables; kModelMismatch and others of LoadCodecTables for the file beside the model.
+  // MakeCodecTables; kModelMismatch and others of LoadCodecTables for the model's file.
   Result<void> NeedTables(const std::vector<const Codec*>& codecs,
                           const std::vector<LabText>& texts,
                           LabProgress* progress);

@@ -167,24 +167,27 @@ std::vector<EvalRow> MeasureRate(const RecordedKv& kv,
   for (const Candidate& candidate : candidates) {
     std::map<std::pair<int32_t, int32_t>, Energy> k_energy;
     std::map<std::pair<int32_t, int32_t>, Energy> v_energy;
+    double bits = 0;
     for (const RecordedPage& page : kv.pages) {
+      const RunContext context = kv.ContextOf(*candidate.codec, page);
       std::vector<float> k(page.k.size());
       std::vector<float> v(page.v.size());
       RoundTrip(*candidate.codec,
                 kv.page,
                 page.k.data(),
                 page.v.data(),
-                kv.ContextOf(*candidate.codec, page),
+                context,
                 &scratch,
                 k.data(),
                 v.data());
       AddEnergy(kv.page, page.layer, page.k, k, &k_energy);
       AddEnergy(kv.page, page.layer, page.v, v, &v_energy);
+      bits += candidate.codec->BitsPerValue(kv.page, context.tables);
     }
     EvalRow& row = rows.emplace_back(RateRow(kv.model,
                                              kv.outliers,
                                              std::string(candidate.codec->name()),
-                                             candidate.codec->BitsPerValue(kv.page)));
+                                             bits / static_cast<double>(kv.pages.size())));
     row.tables = candidate.codec->needs_tables() ? kTablesMade : "";
     AddFigures(MeanRelative(k_energy), MeanRelative(v_energy), &row);
     progress->Advance();

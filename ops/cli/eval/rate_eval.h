@@ -6,6 +6,7 @@
 //
 //   k_mse, v_mse  squared error over squared size, of keys and values, mean over layers and heads
 //   mse           their geometric mean: what bits, which are a mean over both, are compared with
+//   bpe           of the pages as they are encoded, their mean: tables may decide how large one is
 //   gap_db        mse over 4^-bpe, in decibels: how far from Shannon's bound for Gaussian values
 //
 // Beside them, with policy "reference", three lines for Gaussian values: `shannon` (no code is

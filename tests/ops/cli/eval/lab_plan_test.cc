@@ -54,5 +54,11 @@ TEST(LabPlan, RefusesWhatOneOfSeveralPartsCannotDo) {
   refuse([](EvalOptions* o) { o->budgets = {0}; });
 }
 
+TEST(LabPlan, RefusesTablesThatAreNotThere) {
+  EvalOptions options = Options({"planted"});
+  options.tables_file = options.model_dir + "/none";
+  EXPECT_ERROR(MakeLabPlan(options), ErrorCode::kNotFound);
+}
+
 }  // namespace
 }  // namespace varve::cli

@@ -113,6 +113,32 @@ TEST(PreparedModel, TablesBesideTheModelAreUsedAndThoseItLacksAreMade) {
   EXPECT_FALSE(damaged->NeedTables({CodecOf("klt2")}, Texts(), &progress));
 }
 
+TEST(PreparedModel, NamedTablesAreThoseOfTheModelAndNotOfItsCopy) {
+  LabProgress progress(stderr);
+  auto maker = PreparedModel::Make({.model_dir = kMini, .threads = 2});
+  ASSERT_OK(maker);
+  ASSERT_OK(maker->NeedTables({CodecOf("klt2")}, Texts(), &progress));
+
+  auto prepared =
+      PreparedModel::Make({.model_dir = kMini, .tables_file = maker->tables_file(), .threads = 2});
+  ASSERT_OK(prepared);
+  ASSERT_OK(prepared->NeedTables({CodecOf("klt2")}, NoText(), &progress));
+  EXPECT_EQ(prepared->TablesOf(*CodecOf("klt2")), kTablesOfFile);
+  EXPECT_EQ(prepared->tables_file(), maker->tables_file());
+  // What the file lacks is made beside it; the file stays as it is.
+  const std::string before = ReadFile(maker->tables_file()).value();
+  ASSERT_OK(prepared->NeedTables({CodecOf("klt2"), CodecOf("nuq3")}, Texts(), &progress));
+  EXPECT_EQ(prepared->TablesOf(*CodecOf("nuq3")), kTablesMade);
+  EXPECT_NE(prepared->tables_file(), maker->tables_file());
+  EXPECT_EQ(ReadFile(maker->tables_file()).value(), before);
+
+  auto copy = PreparedModel::Make(
+      {.model_dir = kMini, .tables_file = maker->tables_file(), .outliers = 8, .threads = 2});
+  ASSERT_OK(copy);
+  ASSERT_OK(copy->NeedTables({CodecOf("klt2")}, Texts(), &progress));
+  EXPECT_EQ(copy->TablesOf(*CodecOf("klt2")), kTablesMade);
+}
+
 TEST(PreparedModel, SaysWhatToDoWithoutTextToCalibrateWith) {
   LabProgress progress(stderr);
   auto prepared = PreparedModel::Make({.model_dir = kMini, .threads = 1});

@@ -6,6 +6,8 @@
 
 #include "tests/support/result_matchers.h"
 
+#include "ops/cli/eval/normal.h"
+
 namespace varve::cli {
 namespace {
 
@@ -99,6 +101,42 @@ TEST(RateOfKeysAndValues, CountsEachLayerAndHeadAlikeWhateverItsSize) {
   };
   EXPECT_GT(std::abs(rate_of_layer(0) - rate_of_layer(1)), 0.01);
   EXPECT_NEAR(rows[0].Find("k_mse").value(), (rate_of_layer(0) + rate_of_layer(1)) / 2, 1e-9);
+}
+
+TEST(RateOfKeysAndValues, CountsTheBitsThatTheTablesOfEachLayerTake) {
+  const Codec& lorc = *FindCodec("lorc").value();
+  RecordedKv kv = GaussianKv(3, {});
+  for (size_t i = 0; i < kv.pages.size(); i += 2) {
+    kv.pages[i].layer = 1;
+  }
+  // Keys and values of few dimensions in one layer, of all in the other.
+  constexpr size_t kNumTokens = 512;
+  const auto dim = static_cast<size_t>(kv.page.head_dim);
+  for (const int32_t layer : {0, 1}) {
+    CalibrationSample sample;
+    sample.num_kv_heads = 1;
+    sample.head_dim = kv.page.head_dim;
+    sample.num_tokens = kNumTokens;
+    sample.k.resize(kNumTokens * dim);
+    Rng rng(4);
+    FillNormal(&rng, sample.k);
+    for (size_t i = 0; layer == 0 && i < sample.k.size(); ++i) {
+      sample.k[i] = i % dim < 16 ? sample.k[i] : 0;
+    }
+    sample.v = sample.k;
+    sample.q_moment.resize(dim * dim);
+    kv.tables.Add(lorc.id(), layer, lorc.Calibrate(sample));
+  }
+  EvalOptions options;
+  options.codecs = {"lorc"};
+  LabProgress progress(stderr);
+  const auto candidates = MakeCandidates(options, kv.page).value();
+  const EvalRow row = MeasureRate(kv, candidates, &progress)[0];
+  const double few = lorc.BitsPerValue(kv.page, kv.tables.Find(lorc.id(), 0));
+  const double all = lorc.BitsPerValue(kv.page, kv.tables.Find(lorc.id(), 1));
+  EXPECT_LT(few, 0.5 * all);
+  EXPECT_NEAR(row.bpe, (few + all) / 2, 1e-9);
+  EXPECT_LT(row.bpe, candidates[0].bpe);
 }
 
 }  // namespace
