@@ -13,47 +13,55 @@ namespace {
 
 constexpr std::string_view kFullPolicy = "full";
 
-// A pruned page says for each kept token of each head which one it is: an int32 beside K and V.
-double IndexBits(const RunShape& page) {
-  return 32.0 / (2.0 * page.head_dim);
-}
+// What bits are counted for.
+struct ModelShape {
+  RunShape page;
+  int32_t num_layers;
+};
 
-// The policy if it has classes beside the context's codec, else null.
-const TokenPolicy* FindMixedPolicy(std::string_view name) {
+// Null: every token stays.
+const TokenPolicy* TokenPolicyOf(std::string_view name) {
   for (const TokenPolicy* policy : AllTokenPolicies()) {
-    if (policy->name() == name && !policy->further_codecs().empty()) {
+    if (policy->name() == name) {
       return policy;
     }
   }
   return nullptr;
 }
 
-double KeptBits(const Codec& codec, const PolicyChoice& policy, const RunShape& page) {
-  const double bits = codec.BitsPerValue(page);
-  if (const TokenPolicy* mixed = FindMixedPolicy(policy.name)) {
-    const TokenBudget budget{.keep = policy.keep,
-                             .num_tokens = page.token_capacity,
-                             .codec = &codec,
-                             .num_kv_heads = page.num_kv_heads,
-                             .head_dim = page.head_dim};
-    return 8.0 * static_cast<double>(mixed->MostBytes(budget)) /
-           (2.0 * page.num_kv_heads * page.token_capacity * page.head_dim);
+// The mean over the layers, which need not keep the same share.
+double KeptBits(const Codec& codec, const PolicyChoice& policy, const ModelShape& shape) {
+  const RunShape& page = shape.page;
+  const TokenPolicy* tokens = TokenPolicyOf(policy.name);
+  if (tokens == nullptr) {
+    return codec.BitsPerValue(page);
   }
-  return policy.keep < 1 ? policy.keep * (bits + IndexBits(page)) : bits;
+  uint64_t bytes = 0;
+  for (int32_t layer = 0; layer < shape.num_layers; ++layer) {
+    bytes += tokens->MostBytes({.keep = policy.keep,
+                                .layer = layer,
+                                .num_layers = shape.num_layers,
+                                .num_tokens = page.token_capacity,
+                                .codec = &codec,
+                                .num_kv_heads = page.num_kv_heads,
+                                .head_dim = page.head_dim});
+  }
+  return 8.0 * static_cast<double>(bytes) /
+         (2.0 * shape.num_layers * page.num_kv_heads * page.token_capacity * page.head_dim);
 }
 
-// The largest share of a policy with several codecs that fits the budget; 0: none does. Their bits
-// rise with the share.
+// The largest share that fits the budget; 0: none does. Bits rise with the share, but for the last
+// token, which spares a page its indices.
 double ShareWithin(const Codec& codec,
                    const std::string& policy,
                    double budget_bits,
-                   const RunShape& page) {
+                   const ModelShape& shape) {
   constexpr int kHalvings = 40;
   double fits = 0;
   double step = 1;
   for (int i = 0; i < kHalvings; ++i) {
     step /= 2;
-    if (KeptBits(codec, {policy, fits + step}, page) <= budget_bits) {
+    if (KeptBits(codec, {policy, fits + step}, shape) <= budget_bits) {
       fits += step;
     }
   }
@@ -136,7 +144,9 @@ KvPolicy ExactKv() {
   return kv;
 }
 
-Result<std::vector<Candidate>> MakeCandidates(const EvalOptions& options, const RunShape& page) {
+Result<std::vector<Candidate>> MakeCandidates(const EvalOptions& options,
+                                              const RunShape& page,
+                                              int32_t num_layers) {
   std::vector<const Codec*> codecs;
   for (const std::string& name : options.codecs) {
     VARVE_TRY(const Codec* codec, FindCodec(name));
@@ -153,7 +163,7 @@ Result<std::vector<Candidate>> MakeCandidates(const EvalOptions& options, const 
   for (const std::string& label : options.policies) {
     VARVE_TRY(const PolicyChoice policy, ParsePolicyChoice(label));
     for (const Codec* codec : codecs) {
-      const double bpe = KeptBits(*codec, policy, page);
+      const double bpe = KeptBits(*codec, policy, {page, num_layers});
       if (options.max_bits == 0 || bpe <= options.max_bits) {
         candidates.push_back({.codec = codec, .policy = policy, .bpe = bpe});
       }
@@ -180,20 +190,18 @@ std::vector<const Codec*> CodecsOf(const std::vector<Candidate>& candidates) {
 std::vector<Candidate> EqualByteCandidates(std::span<const Codec* const> codecs,
                                            const std::string& policy_name,
                                            double budget_bits,
-                                           const RunShape& page) {
+                                           const RunShape& page,
+                                           int32_t num_layers) {
   std::vector<Candidate> candidates;
   for (const Codec* codec : codecs) {
-    const double bits = codec->BitsPerValue(page);
     PolicyChoice policy{.name = policy_name, .keep = 1};
-    if (bits > budget_bits) {
-      policy.keep = FindMixedPolicy(policy_name) != nullptr
-                        ? ShareWithin(*codec, policy_name, budget_bits, page)
-                        : std::min(1.0, budget_bits / (bits + IndexBits(page)));
+    if (codec->BitsPerValue(page) > budget_bits) {
+      policy.keep = ShareWithin(*codec, policy_name, budget_bits, {page, num_layers});
     }
     if (policy.keep > 0) {
       candidates.push_back({.codec = codec,
                             .policy = policy,
-                            .bpe = KeptBits(*codec, policy, page),
+                            .bpe = KeptBits(*codec, policy, {page, num_layers}),
                             .budget = budget_bits});
     }
   }

@@ -56,8 +56,10 @@ KvPolicy ExactKv();
 // Every codec of options.codecs (empty: of the registry, except for the exact one and for rvq8-2k,
 // whose tables take long to make) with every
 // policy of options.policies, of at most options.max_bits. `page`: the shape of a page, for the
-// bits. kInvalidArgument naming what is unknown, or if nothing is left.
-Result<std::vector<Candidate>> MakeCandidates(const EvalOptions& options, const RunShape& page);
+// bits, the mean over num_layers. kInvalidArgument naming what is unknown, or if nothing is left.
+Result<std::vector<Candidate>> MakeCandidates(const EvalOptions& options,
+                                              const RunShape& page,
+                                              int32_t num_layers = 1);
 
 // Their codecs, each once.
 std::vector<const Codec*> CodecsOf(const std::vector<Candidate>& candidates);
@@ -69,6 +71,7 @@ std::vector<const Codec*> CodecsOf(const std::vector<Candidate>& candidates);
 std::vector<Candidate> EqualByteCandidates(std::span<const Codec* const> codecs,
                                            const std::string& policy_name,
                                            double budget_bits,
-                                           const RunShape& page);
+                                           const RunShape& page,
+                                           int32_t num_layers = 1);
 
 }  // namespace varve::cli

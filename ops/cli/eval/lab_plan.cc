@@ -72,10 +72,10 @@ Result<LabPlan> MakeLabPlan(const EvalOptions& options) {
   VARVE_RETURN_IF_ERROR(CheckTables(options, config));
   LabPlan plan;
   if (Wants(options, "divergence") || Wants(options, "retrieval") || Wants(options, "rate")) {
-    VARVE_TRY(plan.candidates, MakeCandidates(options, ModelPage(config)));
+    VARVE_TRY(plan.candidates, MakeCandidates(options, ModelPage(config), config.num_layers));
   }
   if (Wants(options, "tradeoff")) {
-    VARVE_TRY(plan.of_tradeoff, TradeoffCandidates(options, ModelPage(config)));
+    VARVE_TRY(plan.of_tradeoff, TradeoffCandidates(options, ModelPage(config), config.num_layers));
   }
   if (Wants(options, "rate")) {
     VARVE_TRY(plan.of_gaussian, MakeCandidates(options, GaussianPage()));

@@ -111,7 +111,8 @@ std::string DescribeGains(const std::map<double, FourRows>& by_budget) {
 }  // namespace
 
 Result<std::vector<Candidate>> TradeoffCandidates(const EvalOptions& options,
-                                                  const RunShape& page) {
+                                                  const RunShape& page,
+                                                  int32_t num_layers) {
   std::vector<const Codec*> codecs;
   for (const Side& side : kSides) {
     VARVE_TRY(const Codec* codec, FindCodec(side.codec));
@@ -134,7 +135,7 @@ Result<std::vector<Candidate>> TradeoffCandidates(const EvalOptions& options,
         return Error{ErrorCode::kInvalidArgument,
                      fmt::format("--budgets {:g}: bits for each value, over 0", budget)};
       }
-      const auto more = EqualByteCandidates(codecs, policy, budget, page);
+      const auto more = EqualByteCandidates(codecs, policy, budget, page, num_layers);
       candidates.insert(candidates.end(), more.begin(), more.end());
     }
   }

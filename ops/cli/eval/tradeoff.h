@@ -22,7 +22,9 @@ namespace varve::cli {
 // For each budget of options.budgets and each policy of options.policies that prunes (`snapkv`, as
 // in the paper, if none does): the four candidates. kInvalidArgument for a budget that is not over
 // 0, or an unknown policy.
-Result<std::vector<Candidate>> TradeoffCandidates(const EvalOptions& options, const RunShape& page);
+Result<std::vector<Candidate>> TradeoffCandidates(const EvalOptions& options,
+                                                  const RunShape& page,
+                                                  int32_t num_layers = 1);
 
 // What rows of part "tradeoff" say: for each model, scale of outliers, policy and budget one line
 // with the four shares of answers, where they follow the paper's shape and where they differ from

@@ -1,6 +1,7 @@
 #include "ops/cli/eval/candidates.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -96,15 +97,16 @@ TEST(EqualBytes, EveryCodecWithItsShareOfTokensTakesTheBudget) {
   const std::vector<const Codec*> codecs = {
       CodecOf("bf16"), CodecOf("int8"), CodecOf("rot4"), CodecOf("rot2")};
   const double budget = 3;
-  const auto candidates = EqualByteCandidates(codecs, "some-policy", budget, kPage);
+  const auto candidates = EqualByteCandidates(codecs, "snapkv", budget, kPage);
   ASSERT_EQ(candidates.size(), 4U);
   for (size_t i = 0; i < 3; ++i) {
-    EXPECT_NEAR(candidates[i].bpe, budget, 1e-9) << codecs[i]->name();
+    EXPECT_LE(candidates[i].bpe, budget) << codecs[i]->name();
+    EXPECT_NEAR(candidates[i].bpe, budget, 16.25 / 128) << codecs[i]->name();  // a token's bits
     EXPECT_LT(candidates[i].policy.keep, 1);
-    EXPECT_EQ(candidates[i].policy.name, "some-policy");
+    EXPECT_EQ(candidates[i].policy.name, "snapkv");
   }
-  // 16 bits and an index of 32 bits for 128 values.
-  EXPECT_NEAR(candidates[0].policy.keep, 3 / 16.25, 1e-9);
+  // 16 bits and an index of 32 bits for 128 values, of whole tokens.
+  EXPECT_NEAR(candidates[0].policy.keep, std::floor(128 * 3 / 16.25) / 128, 1e-9);
   // What fits whole is not pruned, and costs what it costs.
   EXPECT_EQ(candidates[3].policy.keep, 1);
   EXPECT_EQ(candidates[3].bpe, codecs[3]->BitsPerValue(kPage));
@@ -124,6 +126,19 @@ TEST(Candidates, OfPoliciesWithSeveralCodecsCountThemAll) {
   EXPECT_EQ(candidates->at(3).bpe, 2.25);  // rot2 for all is the least there is
   EXPECT_EQ(candidates->at(0).Kv().tokens, "mikv");
   EXPECT_EQ(candidates->at(0).Kv().keep, 0.25);
+}
+
+TEST(Candidates, OfPoliciesThatKeepUnequallyManyTokensCountTheMeanOverTheLayers) {
+  EvalOptions options;
+  options.codecs = {"int8"};
+  options.policies = {"streaming:0.5", "l2norm:0.5", "kvcrush:0.5"};
+  const auto candidates = MakeCandidates(options, kPage, 4);
+  ASSERT_OK(candidates);
+  const double index = 32.0 / 128;
+  EXPECT_NEAR(candidates->at(0).bpe, 0.5 * (8.25 + index), 1e-9);
+  // The first two layers keep all tokens and need no indices.
+  EXPECT_NEAR(candidates->at(1).bpe, (2 * 8.25 + 2 * 0.5 * (8.25 + index)) / 4, 1e-9);
+  EXPECT_NEAR(candidates->at(2).bpe, 0.5 * (8.25 + 2 * index), 1e-9);  // weights, too
 }
 
 TEST(EqualBytes, PoliciesWithSeveralCodecsGetTheLargestShareThatFits) {

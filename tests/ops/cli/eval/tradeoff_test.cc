@@ -27,8 +27,9 @@ TEST(Tradeoff, EveryBudgetIsFittedByFourCodecsUnderThePapersPolicy) {
     EXPECT_EQ(candidate.codec->name(), codecs[i % 4]);
     EXPECT_EQ(candidate.policy.name, "snapkv");
     EXPECT_EQ(candidate.budget, i < 4 ? 2.25 : 0.5);
-    EXPECT_NEAR(candidate.bpe, candidate.budget, 1e-9);
-    EXPECT_EQ(candidate.policy.keep < 1, i != 3);  // rot2 fits with all tokens
+    EXPECT_LE(candidate.bpe, candidate.budget);
+    EXPECT_NEAR(candidate.bpe, candidate.budget, 16.25 / 128);  // the bits of one token
+    EXPECT_EQ(candidate.policy.keep < 1, i != 3);               // rot2 fits with all tokens
   }
 }
 
