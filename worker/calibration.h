@@ -16,6 +16,9 @@ class CalibrationCollector final : public KvProbe {
  public:
   explicit CalibrationCollector(const ModelConfig& config);
 
+  // Of all tokens, the first ones of a sequence too, though these are kept exactly: some behind
+  // them look alike. Without them KL is higher for klt2, klt3, nuq3, nuq2 and pca10 of
+  // SmolLM2-135M, 1 to 18 %.
   void Observe(int32_t layer,
                std::span<const int64_t> positions,
                const float* qkv,
