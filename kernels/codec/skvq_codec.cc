@@ -20,29 +20,36 @@
 #include "kernels/codec/skvq_groups.h"
 #include "kernels/cpu/attend_plan.h"
 #include "kernels/cpu/packed-inl.h"
-#include "kernels/cpu/reorder-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// One group of one row, in the coded order.
+// One row. groups: of each channel; scales, offsets: [kSkvqMaxGroups].
 template <size_t kBits>
-HWY_INLINE void SkvqDecodeGroup(const std::byte* row,
-                                size_t head_dim,
-                                size_t begin,
-                                size_t end,
-                                float scale,
-                                float offset,
-                                float* y) {
-  const hn::CappedTag<float, 8> d;  // a granule of packed codes; groups are multiples of it
-  size_t i = begin;
-  for (; i + hn::Lanes(d) <= end; i += hn::Lanes(d)) {
+HWY_INLINE void SkvqDecodeRow(const std::byte* row,
+                              const int32_t* groups,
+                              const float* scales,
+                              const float* offsets,
+                              const float* centre,
+                              size_t head_dim,
+                              float* x) {
+  const hn::CappedTag<float, 8> d;     // a granule of packed codes
+  static_assert(kSkvqMaxGroups == 4);  // those of 128 bits
+  const hn::RebindToSigned<decltype(d)> d32;
+  const auto group_scales = hn::LoadDup128(d, scales);
+  const auto group_offsets = hn::LoadDup128(d, offsets);
+  size_t i = 0;
+  for (; i + hn::Lanes(d) <= head_dim; i += hn::Lanes(d)) {
+    const auto group = hn::IndicesFromVec(d, hn::LoadU(d32, groups + i));
     const auto code = hn::ConvertTo(d, LoadCodes<kBits>(d, row, i, head_dim));
-    hn::StoreU(hn::Add(hn::Mul(code, hn::Set(d, scale)), hn::Set(d, offset)), d, y + i);
+    const auto step = hn::Mul(code, hn::TableLookupLanes(group_scales, group));
+    const auto y = hn::Add(step, hn::TableLookupLanes(group_offsets, group));
+    hn::StoreU(hn::Add(y, hn::LoadU(d, centre + i)), d, x + i);
   }
-  for (; i < end; ++i) {
-    y[i] = SkvqDecode(UnpackCode(row, kBits, head_dim, i), scale, offset, 0.0F);
+  for (; i < head_dim; ++i) {
+    x[i] = SkvqDecode(
+        UnpackCode(row, kBits, head_dim, i), scales[groups[i]], offsets[groups[i]], centre[i]);
   }
 }
 
@@ -55,30 +62,26 @@ void SkvqDecodeRowsOf(const SkvqLayout& at,
                       size_t first_token,
                       size_t num_tokens,
                       float* x) {
-  int32_t places[kMaxHeadDim];
+  int32_t groups[kMaxHeadDim];
   for (size_t i = 0; i < head_dim; ++i) {
-    places[i] = static_cast<int32_t>(SkvqPlace(tables, i));
+    groups[i] = static_cast<int32_t>(SkvqGroupOf(tables, head_dim, i));
   }
-  float units[2 * kMaxHeadDim];
+  float units[2 * kSkvqMaxGroups];
   for (size_t i = 0; i < 2 * at.groups; ++i) {
     uint16_t half;
     std::memcpy(&half, encoded + i * sizeof(half), sizeof(half));
     units[i] = F16ToFloat(half);
   }
-  alignas(64) float y[kMaxHeadDim];
+  alignas(16) float scales[kSkvqMaxGroups] = {};
+  alignas(16) float offsets[kSkvqMaxGroups] = {};
   for (size_t t = first_token; t < first_token + num_tokens; ++t, x += head_dim) {
     for (size_t g = 0; g < at.groups; ++g) {
       const size_t own = t * at.groups + g;
-      SkvqDecodeGroup<kBits>(
-          encoded + at.codes + t * at.row_bytes,
-          head_dim,
-          g * at.group,
-          std::min(head_dim, (g + 1) * at.group),
-          fp8[static_cast<size_t>(encoded[at.scales + own])] * units[g],
-          fp8[static_cast<size_t>(encoded[at.offsets + own])] * units[at.groups + g],
-          y);
+      scales[g] = fp8[static_cast<size_t>(encoded[at.scales + own])] * units[g];
+      offsets[g] = fp8[static_cast<size_t>(encoded[at.offsets + own])] * units[at.groups + g];
     }
-    GatherAndAdd(y, places, tables.centre, head_dim, x);
+    SkvqDecodeRow<kBits>(
+        encoded + at.codes + t * at.row_bytes, groups, scales, offsets, tables.centre, head_dim, x);
   }
 }
 
@@ -137,6 +140,7 @@ class SkvqCodec final : public HeadCodec {
   SkvqCodec(CodecId id, std::string_view name, size_t bits) : id_(id), name_(name), bits_(bits) {}
 
   CodecId id() const override { return id_; }
+  uint16_t version() const override { return 2; }  // 1 had codes in the order of the places
   std::string_view name() const override { return name_; }
   bool needs_tables() const override { return true; }
   CodecTables Calibrate(const CalibrationSample& sample) const override {
@@ -205,8 +209,10 @@ class SkvqCodec final : public HeadCodec {
                   std::byte* out) const {
     const SkvqLayout at = LayoutOf(block);
     std::vector<float> y(num_tokens * block.head_dim);
+    size_t channels[kMaxHeadDim];
     for (size_t i = 0; i < block.head_dim; ++i) {
       const size_t place = SkvqPlace(tables, i);
+      channels[place] = i;
       for (size_t t = 0; t < num_tokens; ++t) {
         y[t * block.head_dim + place] = x[t * block.head_dim + i] - tables.centre[i];
       }
@@ -226,7 +232,7 @@ class SkvqCodec final : public HeadCodec {
           PackCode(out + at.codes + t * at.row_bytes,
                    bits_,
                    block.head_dim,
-                   begin + i,
+                   channels[begin + i],
                    coded.codes[t * width + i]);
         }
       }
