@@ -18,6 +18,7 @@
 #include "kernels/codec/skvq_block.h"
 #include "kernels/codec/skvq_calibration.h"
 #include "kernels/codec/skvq_groups.h"
+#include "kernels/codec/skvq_words.h"
 #include "kernels/cpu/attend_plan.h"
 #include "kernels/cpu/packed-inl.h"
 
@@ -135,7 +136,7 @@ bool SideIsSound(const SkvqTables& tables, size_t head_dim) {
   });
 }
 
-class SkvqCodec final : public HeadCodec {
+class SkvqCodec final : public HeadCodec, public WordDecoder {
  public:
   SkvqCodec(CodecId id, std::string_view name, size_t bits) : id_(id), name_(name), bits_(bits) {}
 
@@ -158,6 +159,43 @@ class SkvqCodec final : public HeadCodec {
       }
     }
     return true;
+  }
+
+  size_t num_outliers(size_t /*head_dim*/) const override { return 0; }
+  void LoadTables(const HeadRun& run, WordTables* tables) const override {
+    const Block block = BlockOf(run);
+    LoadSkvqWords(bits_,
+                  TablesOf(block, /*is_key=*/true),
+                  TablesOf(block, /*is_key=*/false),
+                  block.head_dim,
+                  tables);
+  }
+  void DecodeKeyWords(const HeadRun& run,
+                      const WordTables& tables,
+                      size_t first_token,
+                      size_t num_tokens,
+                      int16_t* words,
+                      float* scales,
+                      const OutlierRows& /*outliers*/) const override {
+    DecodeSkvqWords(RowsOf(run, /*is_key=*/true, first_token, num_tokens), tables, words, scales);
+  }
+  void DecodeValueWords(const HeadRun& run,
+                        const WordTables& tables,
+                        size_t first_token,
+                        size_t num_tokens,
+                        int16_t* words,
+                        const OutlierRows& /*outliers*/) const override {
+    float steps[kWordTokens];
+    DecodeSkvqWords(RowsOf(run, /*is_key=*/false, first_token, num_tokens), tables, words, steps);
+  }
+  void LoadValueParams(const HeadRun& run,
+                       const WordTables& tables,
+                       size_t first_token,
+                       size_t num_tokens,
+                       float* scales,
+                       float* offsets) const override {
+    LoadSkvqSteps(RowsOf(run, /*is_key=*/false, first_token, num_tokens), tables, scales);
+    std::fill_n(offsets, num_tokens, 0.0F);
   }
 
  protected:
@@ -201,6 +239,16 @@ class SkvqCodec final : public HeadCodec {
   }
   SkvqLayout LayoutOf(const Block& block) const {
     return SkvqLayoutOf(bits_, block.head_dim, block.token_capacity);
+  }
+  SkvqRows RowsOf(const HeadRun& run, bool is_key, size_t first_token, size_t num_tokens) const {
+    const Block block = BlockOf(run);
+    return {.bits = bits_,
+            .head_dim = block.head_dim,
+            .is_key = is_key,
+            .at = LayoutOf(block),
+            .block = is_key ? KeysOf(run) : ValuesOf(run),
+            .first_token = first_token,
+            .num_tokens = num_tokens};
   }
   void EncodeSide(const Block& block,
                   const SkvqTables& tables,
