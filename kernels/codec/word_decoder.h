@@ -23,9 +23,11 @@ inline constexpr size_t kWordTokens = 32;
 
 // A pair of key words, turned by any angle, does not leave 16 bits; 67 are room for roundings.
 inline constexpr float kMaxKeyPair = 32700.0F;
-// kWordTokens words of values times 16-bit weights fit 32-bit sums if none is larger.
-inline constexpr int kMaxValueWord = 2047;
-static_assert(kWordTokens * 32767 * kMaxValueWord < size_t{1} << 31);
+// kWordTokens words of values times their weights fit 32-bit sums if none is larger. Both are as
+// fine: a value alone is off by what its word is, many by what their weights are.
+inline constexpr int kMaxValueWord = 8191;
+inline constexpr int kMaxWordWeight = 8191;
+static_assert(kWordTokens * kMaxWordWeight * kMaxValueWord < size_t{1} << 31);
 
 // One kv head of an encoded run.
 struct HeadRun {

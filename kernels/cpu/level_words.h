@@ -44,7 +44,7 @@ struct GroupedToken {
 
 // Level of the code * scale of the group + offset of the group + centre of the channel. Of values a
 // kGroupedValueSteps-th of it.
-inline constexpr int kGroupedValueSteps = 16;
+inline constexpr int kGroupedValueSteps = 4;
 void GroupedLevelWords(size_t bits,
                        bool is_key,
                        const std::byte* codes,
