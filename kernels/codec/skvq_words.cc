@@ -31,7 +31,7 @@ struct SkvqWords {
   SkvqSideWords values;
 };
 
-static_assert(sizeof(SkvqWords) <= WordOwnBytes(64));
+static_assert(sizeof(SkvqWords) <= kWordOwnBytes);
 
 // What code 2^bits - 1 is as a level: the largest multiple of the codes' half range in a byte.
 constexpr int SkvqLargestLevel(size_t bits) {
