@@ -44,7 +44,7 @@ constexpr size_t KltOwnBytes(size_t head_dim) {
          kWordTokens * head_dim * sizeof(int16_t);
 }
 
-static_assert(KltOwnBytes(64) <= WordOwnBytes(64) && KltOwnBytes(256) <= WordOwnBytes(256));
+static_assert(KltOwnBytes(kMaxWordChannels) <= kWordOwnBytes);
 
 // REQUIRES: head_dim is a multiple of 64.
 void LoadKltWords(const KltTables<const float>& tables, size_t head_dim, WordTables* out);

@@ -116,7 +116,7 @@ WordBasis& BasisOf(const WordTables& tables) {
 }
 
 static_assert(sizeof(WordBasis) + WordBasisPanelBytes(kMaxWordChannels) <=
-              WordOwnBytes(kMaxWordChannels));
+              kWordOwnBytes);
 
 }  // namespace
 

@@ -20,82 +20,14 @@
 #include "kernels/codec/rvq_block.h"
 #include "kernels/codec/rvq_calibration.h"
 #include "kernels/codec/rvq_search.h"
+#include "kernels/codec/rvq_words.h"
 #include "kernels/cpu/attend_plan.h"
+#include "kernels/cpu/rvq_groups-inl.h"
+#include "kernels/dense.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-// All lanes of a group: 32 floats in as many registers as they take.
-using RvqTag = hn::CappedTag<float, 16>;
-
-// The indices of the stages of one group: RvqIndex, of all at once.
-template <size_t kStages, size_t kBits>
-HWY_INLINE void LoadRvqIndices(const std::byte* group, uint32_t* indices) {
-  if constexpr (kBits == 8) {
-    for (size_t s = 0; s < kStages; ++s) {
-      indices[s] = static_cast<uint32_t>(group[s]);
-    }
-  } else {
-    // Eleven bytes, in two words that lie within them.
-    static_assert(kBits == 11 && kStages == 8);
-    uint64_t low;
-    uint64_t high;
-    std::memcpy(&low, group, sizeof(low));
-    std::memcpy(&high, group + 3, sizeof(high));
-    for (size_t s = 0; s < kStages; ++s) {
-      const uint64_t bits = s < 5 ? low >> (s * kBits) : high >> (s * kBits - 24);
-      indices[s] = static_cast<uint32_t>(bits & ((1U << kBits) - 1));
-    }
-  }
-}
-
-// out[i] = scale * sum over the stages of channel i of their codewords.
-template <size_t kStages, size_t kBits>
-HWY_INLINE void SumRvqGroup(const float* codebooks,
-                            const std::byte* group,
-                            float scale,
-                            float* out) {
-  const RvqTag d;
-  constexpr size_t kCodebook = (size_t{1} << kBits) * kRvqGroup;
-  uint32_t indices[kStages];
-  LoadRvqIndices<kStages, kBits>(group, indices);
-  for (size_t i = 0; i < kRvqGroup; i += hn::Lanes(d)) {
-    auto sum = hn::LoadU(d, codebooks + indices[0] * kRvqGroup + i);
-#pragma GCC unroll 8
-    for (size_t s = 1; s < kStages; ++s) {
-      sum = hn::Add(sum, hn::LoadU(d, codebooks + s * kCodebook + indices[s] * kRvqGroup + i));
-    }
-    hn::StoreU(hn::Mul(sum, hn::Set(d, scale)), d, out + i);
-  }
-}
-
-// groups: [num_groups, 32]. row: channels in the order of keys, [num_groups * 32].
-HWY_INLINE void InterleaveRvqGroups(const float* groups, size_t num_groups, float* row) {
-  const RvqTag d;
-  const auto load = [&](size_t group, size_t i) {
-    return hn::LoadU(d, groups + group * kRvqGroup + i);
-  };
-  if (num_groups == 2) {
-    for (size_t i = 0; i < kRvqGroup; i += hn::Lanes(d)) {
-      hn::StoreInterleaved2(load(0, i), load(1, i), d, row + 2 * i);
-    }
-  } else if (num_groups == 3) {
-    for (size_t i = 0; i < kRvqGroup; i += hn::Lanes(d)) {
-      hn::StoreInterleaved3(load(0, i), load(1, i), load(2, i), d, row + 3 * i);
-    }
-  } else if (num_groups == 4) {
-    for (size_t i = 0; i < kRvqGroup; i += hn::Lanes(d)) {
-      hn::StoreInterleaved4(load(0, i), load(1, i), load(2, i), load(3, i), d, row + 4 * i);
-    }
-  } else {
-    for (size_t group = 0; group < num_groups; ++group) {
-      for (size_t i = 0; i < kRvqGroup; ++i) {
-        row[RvqChannel(true, num_groups, group, i)] = groups[group * kRvqGroup + i];
-      }
-    }
-  }
-}
 
 template <size_t kStages, size_t kBits>
 void RvqDecodeRowsOf(const float* codebooks,
@@ -122,7 +54,7 @@ void RvqDecodeRowsOf(const float* codebooks,
     }
     if (is_interleaved) {
       target = is_whole ? out : row;
-      InterleaveRvqGroups(groups, num_groups, target);
+      InterleaveRvqGroups(groups, num_groups, kRvqGroup, target);
     }
     if (!is_whole) {
       std::copy_n(target, head_dim, out);
@@ -155,7 +87,7 @@ HWY_EXPORT(RvqDecodeRows);
 
 namespace {
 
-class RvqCodec final : public HeadCodec {
+class RvqCodec : public HeadCodec {
  public:
   RvqCodec(CodecId id, std::string_view name, const RvqFormat& format)
       : id_(id), name_(name), format_(format) {}
@@ -178,6 +110,7 @@ class RvqCodec final : public HeadCodec {
   }
 
  protected:
+  const RvqFormat& format() const { return format_; }
   bool keys_before_rope() const override { return true; }
   size_t KeyBytes(size_t head_dim, size_t token_capacity) const override {
     return RvqBlockBytes(format_, head_dim, token_capacity);
@@ -281,14 +214,81 @@ class RvqCodec final : public HeadCodec {
   RvqFormat format_;
 };
 
+// Of indices of 8 bits.
+class RvqWordCodec final : public RvqCodec, public WordDecoder {
+ public:
+  using RvqCodec::RvqCodec;
+
+  size_t num_outliers(size_t /*head_dim*/) const override { return 0; }
+  void LoadTables(const HeadRun& run, WordTables* tables) const override {
+    LoadRvqWords(format(), run.tables->values.data(), run.shape.head_dim, tables);
+  }
+  void DecodeKeyWords(const HeadRun& run,
+                      const WordTables& tables,
+                      size_t first_token,
+                      size_t num_tokens,
+                      int16_t* words,
+                      float* scales,
+                      const OutlierRows& /*outliers*/) const override {
+    const Block block = BlockOf(run);
+    const std::byte* keys = KeysOf(run);
+    DecodeRvqKeyWords(format(),
+                      tables,
+                      keys + first_token * RvqRowBytes(format(), block.head_dim),
+                      num_tokens,
+                      block.head_dim,
+                      words);
+    LoadScales(block, keys, first_token, num_tokens, scales);
+  }
+  void DecodeValueWords(const HeadRun& run,
+                        const WordTables& tables,
+                        size_t first_token,
+                        size_t num_tokens,
+                        int16_t* words,
+                        const OutlierRows& /*outliers*/) const override {
+    const Block block = BlockOf(run);
+    DecodeRvqValueWords(format(),
+                        tables,
+                        ValuesOf(run) + first_token * RvqRowBytes(format(), block.head_dim),
+                        num_tokens,
+                        block.head_dim,
+                        words);
+  }
+  void LoadValueParams(const HeadRun& run,
+                       const WordTables& tables,
+                       size_t first_token,
+                       size_t num_tokens,
+                       float* scales,
+                       float* offsets) const override {
+    LoadScales(BlockOf(run), ValuesOf(run), first_token, num_tokens, scales);
+    for (size_t t = 0; t < num_tokens; ++t) {
+      scales[t] *= tables.value_step;
+    }
+    std::fill_n(offsets, num_tokens, 0.0F);
+  }
+
+ private:
+  void LoadScales(const Block& block,
+                  const std::byte* encoded,
+                  size_t first_token,
+                  size_t num_tokens,
+                  float* scales) const {
+    Widen(encoded + block.token_capacity * RvqRowBytes(format(), block.head_dim) +
+              first_token * sizeof(uint16_t),
+          DType::kF16,
+          num_tokens,
+          scales);
+  }
+};
+
 }  // namespace
 
 const Codec* Rvq8Codec() {
-  static const RvqCodec kCodec(CodecId::kRvq8, "rvq8", {8, 8});
+  static const RvqWordCodec kCodec(CodecId::kRvq8, "rvq8", {8, 8});
   return &kCodec;
 }
 const Codec* Rvq4Codec() {
-  static const RvqCodec kCodec(CodecId::kRvq4, "rvq4", {4, 8});
+  static const RvqWordCodec kCodec(CodecId::kRvq4, "rvq4", {4, 8});
   return &kCodec;
 }
 const Codec* Rvq8LargeCodec() {

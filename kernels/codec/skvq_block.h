@@ -3,8 +3,8 @@
 // meaning. The paper's sinks and window are exact anyway (codec.h).
 //
 // Calibrated for each layer, kv head and side:
-//   place   where each channel stands in the coded row: k-means over the channels' lower and upper
-//           tails, clusters by width; groups of equal size are cut from that order
+//   place   where each channel stands in an order of similar ones: k-means over the channels' lower
+//           and upper tails, clusters by width; groups of equal size are cut from that order
 //   centre  mean of each channel. The paper has none: E4M3 keeps four bits of an offset, too few
 //           for keys whose channels have large means; without them offsets are small
 //   alpha   of each group, in (0, 1], what is kept of the range: the one with the least error of a
@@ -13,7 +13,7 @@
 // Keys are coded before RoPE, the paper's `pre_rope` mode: after it the two channels of a pair turn
 // into one another, and neither their order nor their means would hold from token to token.
 //
-// One token and group, y = x - centre in the coded order, unit = half, one for scales and one for
+// One token and group, y = x - centre of its channels, unit = half, one for scales and one for
 // offsets of a run and group:
 //   low, high = ends of the range [min y, max y], shrunk around its middle by alpha
 //   offset    = low, as E4M3 times unit
@@ -25,7 +25,7 @@
 // Two groups or more, of at most 64 channels and a multiple of 8: with a single group there would
 // be nothing to order. Block of one side of a kv head:
 //   units    [groups] half of scales, [groups] half of offsets
-//   codes    [tokens, PackedBytes(bits, head_dim)]
+//   codes    [tokens, PackedBytes(bits, head_dim)], in the order of the channels
 //   scales   [tokens, groups] E4M3
 //   offsets  [tokens, groups] E4M3
 // Bits per value: bits + 16 / group + 32 / (tokens * group), where groups are full: 4.508 and 2.508
@@ -42,6 +42,7 @@
 namespace varve {
 
 inline constexpr size_t kSkvqMaxGroup = 64;
+inline constexpr size_t kSkvqMaxGroups = 4;
 
 // Channels of a group.
 VARVE_HD constexpr size_t SkvqGroup(size_t head_dim) {
@@ -56,6 +57,7 @@ VARVE_HD constexpr size_t SkvqGroups(size_t head_dim) {
 
 static_assert(SkvqGroup(64) == 32 && SkvqGroup(128) == 64 && SkvqGroup(256) == 64);
 static_assert(SkvqGroup(80) == 40 && SkvqGroups(80) == 2 && SkvqGroups(8) == 1);
+static_assert(SkvqGroups(256) == kSkvqMaxGroups);
 
 // Byte offsets from the start of a block; the units of scales stand at 0.
 struct SkvqLayout {
@@ -135,6 +137,10 @@ VARVE_HD inline SkvqTables SkvqTablesOf(const float* tables,
 // Where channel `i` stands.
 VARVE_HD inline size_t SkvqPlace(const SkvqTables& tables, size_t i) {
   return static_cast<size_t>(tables.place[i]);
+}
+
+VARVE_HD inline size_t SkvqGroupOf(const SkvqTables& tables, size_t head_dim, size_t i) {
+  return SkvqPlace(tables, i) / SkvqGroup(head_dim);
 }
 
 }  // namespace varve

@@ -20,31 +20,39 @@
 #include "kernels/codec/skvq_block.h"
 #include "kernels/codec/skvq_calibration.h"
 #include "kernels/codec/skvq_groups.h"
+#include "kernels/codec/skvq_words.h"
 #include "kernels/cpu/attend_plan.h"
 #include "kernels/cpu/packed-inl.h"
-#include "kernels/cpu/reorder-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace varve::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// One group of one row, in the coded order.
+// One row. groups: of each channel; scales, offsets: [kSkvqMaxGroups].
 template <size_t kBits>
-HWY_INLINE void SkvqDecodeGroup(const std::byte* row,
-                                size_t head_dim,
-                                size_t begin,
-                                size_t end,
-                                float scale,
-                                float offset,
-                                float* y) {
-  const hn::CappedTag<float, 8> d;  // a granule of packed codes; groups are multiples of it
-  size_t i = begin;
-  for (; i + hn::Lanes(d) <= end; i += hn::Lanes(d)) {
+HWY_INLINE void SkvqDecodeRow(const std::byte* row,
+                              const int32_t* groups,
+                              const float* scales,
+                              const float* offsets,
+                              const float* centre,
+                              size_t head_dim,
+                              float* x) {
+  const hn::CappedTag<float, 8> d;     // a granule of packed codes
+  static_assert(kSkvqMaxGroups == 4);  // those of 128 bits
+  const hn::RebindToSigned<decltype(d)> d32;
+  const auto group_scales = hn::LoadDup128(d, scales);
+  const auto group_offsets = hn::LoadDup128(d, offsets);
+  size_t i = 0;
+  for (; i + hn::Lanes(d) <= head_dim; i += hn::Lanes(d)) {
+    const auto group = hn::IndicesFromVec(d, hn::LoadU(d32, groups + i));
     const auto code = hn::ConvertTo(d, LoadCodes<kBits>(d, row, i, head_dim));
-    hn::StoreU(hn::Add(hn::Mul(code, hn::Set(d, scale)), hn::Set(d, offset)), d, y + i);
+    const auto step = hn::Mul(code, hn::TableLookupLanes(group_scales, group));
+    const auto y = hn::Add(step, hn::TableLookupLanes(group_offsets, group));
+    hn::StoreU(hn::Add(y, hn::LoadU(d, centre + i)), d, x + i);
   }
-  for (; i < end; ++i) {
-    y[i] = SkvqDecode(UnpackCode(row, kBits, head_dim, i), scale, offset, 0.0F);
+  for (; i < head_dim; ++i) {
+    x[i] = SkvqDecode(
+        UnpackCode(row, kBits, head_dim, i), scales[groups[i]], offsets[groups[i]], centre[i]);
   }
 }
 
@@ -57,30 +65,26 @@ void SkvqDecodeRowsOf(const SkvqLayout& at,
                       size_t first_token,
                       size_t num_tokens,
                       float* x) {
-  int32_t places[kMaxHeadDim];
+  int32_t groups[kMaxHeadDim];
   for (size_t i = 0; i < head_dim; ++i) {
-    places[i] = static_cast<int32_t>(SkvqPlace(tables, i));
+    groups[i] = static_cast<int32_t>(SkvqGroupOf(tables, head_dim, i));
   }
-  float units[2 * kMaxHeadDim];
+  float units[2 * kSkvqMaxGroups];
   for (size_t i = 0; i < 2 * at.groups; ++i) {
     uint16_t half;
     std::memcpy(&half, encoded + i * sizeof(half), sizeof(half));
     units[i] = F16ToFloat(half);
   }
-  alignas(64) float y[kMaxHeadDim];
+  alignas(16) float scales[kSkvqMaxGroups] = {};
+  alignas(16) float offsets[kSkvqMaxGroups] = {};
   for (size_t t = first_token; t < first_token + num_tokens; ++t, x += head_dim) {
     for (size_t g = 0; g < at.groups; ++g) {
       const size_t own = t * at.groups + g;
-      SkvqDecodeGroup<kBits>(
-          encoded + at.codes + t * at.row_bytes,
-          head_dim,
-          g * at.group,
-          std::min(head_dim, (g + 1) * at.group),
-          fp8[static_cast<size_t>(encoded[at.scales + own])] * units[g],
-          fp8[static_cast<size_t>(encoded[at.offsets + own])] * units[at.groups + g],
-          y);
+      scales[g] = fp8[static_cast<size_t>(encoded[at.scales + own])] * units[g];
+      offsets[g] = fp8[static_cast<size_t>(encoded[at.offsets + own])] * units[at.groups + g];
     }
-    GatherAndAdd(y, places, tables.centre, head_dim, x);
+    SkvqDecodeRow<kBits>(
+        encoded + at.codes + t * at.row_bytes, groups, scales, offsets, tables.centre, head_dim, x);
   }
 }
 
@@ -134,11 +138,12 @@ bool SideIsSound(const SkvqTables& tables, size_t head_dim) {
   });
 }
 
-class SkvqCodec final : public HeadCodec {
+class SkvqCodec final : public HeadCodec, public WordDecoder {
  public:
   SkvqCodec(CodecId id, std::string_view name, size_t bits) : id_(id), name_(name), bits_(bits) {}
 
   CodecId id() const override { return id_; }
+  uint16_t version() const override { return 2; }  // 1 had codes in the order of the places
   std::string_view name() const override { return name_; }
   bool needs_tables() const override { return true; }
   CodecTables Calibrate(const CalibrationSample& sample) const override {
@@ -156,6 +161,43 @@ class SkvqCodec final : public HeadCodec {
       }
     }
     return true;
+  }
+
+  size_t num_outliers(size_t /*head_dim*/) const override { return 0; }
+  void LoadTables(const HeadRun& run, WordTables* tables) const override {
+    const Block block = BlockOf(run);
+    LoadSkvqWords(bits_,
+                  TablesOf(block, /*is_key=*/true),
+                  TablesOf(block, /*is_key=*/false),
+                  block.head_dim,
+                  tables);
+  }
+  void DecodeKeyWords(const HeadRun& run,
+                      const WordTables& tables,
+                      size_t first_token,
+                      size_t num_tokens,
+                      int16_t* words,
+                      float* scales,
+                      const OutlierRows& /*outliers*/) const override {
+    DecodeSkvqWords(RowsOf(run, /*is_key=*/true, first_token, num_tokens), tables, words, scales);
+  }
+  void DecodeValueWords(const HeadRun& run,
+                        const WordTables& tables,
+                        size_t first_token,
+                        size_t num_tokens,
+                        int16_t* words,
+                        const OutlierRows& /*outliers*/) const override {
+    float steps[kWordTokens];
+    DecodeSkvqWords(RowsOf(run, /*is_key=*/false, first_token, num_tokens), tables, words, steps);
+  }
+  void LoadValueParams(const HeadRun& run,
+                       const WordTables& tables,
+                       size_t first_token,
+                       size_t num_tokens,
+                       float* scales,
+                       float* offsets) const override {
+    LoadSkvqSteps(RowsOf(run, /*is_key=*/false, first_token, num_tokens), tables, scales);
+    std::fill_n(offsets, num_tokens, 0.0F);
   }
 
  protected:
@@ -200,6 +242,16 @@ class SkvqCodec final : public HeadCodec {
   SkvqLayout LayoutOf(const Block& block) const {
     return SkvqLayoutOf(bits_, block.head_dim, block.token_capacity);
   }
+  SkvqRows RowsOf(const HeadRun& run, bool is_key, size_t first_token, size_t num_tokens) const {
+    const Block block = BlockOf(run);
+    return {.bits = bits_,
+            .head_dim = block.head_dim,
+            .is_key = is_key,
+            .at = LayoutOf(block),
+            .block = is_key ? KeysOf(run) : ValuesOf(run),
+            .first_token = first_token,
+            .num_tokens = num_tokens};
+  }
   void EncodeSide(const Block& block,
                   const SkvqTables& tables,
                   size_t num_tokens,
@@ -209,8 +261,10 @@ class SkvqCodec final : public HeadCodec {
     const size_t head_dim = block.head_dim;
     std::vector<float> y(num_tokens * head_dim);
     size_t places[kMaxHeadDim];
+    size_t channels[kMaxHeadDim];
     for (size_t i = 0; i < head_dim; ++i) {
       places[i] = SkvqPlace(tables, i);
+      channels[places[i]] = i;
     }
     for (size_t t = 0; t < num_tokens; ++t) {
       for (size_t i = 0; i < head_dim; ++i) {
@@ -229,7 +283,9 @@ class SkvqCodec final : public HeadCodec {
       for (size_t t = 0; t < num_tokens; ++t) {
         out[at.scales + t * at.groups + g] = static_cast<std::byte>(coded.scales[t]);
         out[at.offsets + t * at.groups + g] = static_cast<std::byte>(coded.offsets[t]);
-        std::copy_n(coded.codes.data() + t * width, width, rows[t].codes + begin);
+        for (size_t i = 0; i < width; ++i) {
+          rows[t].codes[channels[begin + i]] = coded.codes[t * width + i];
+        }
       }
     }
     for (size_t t = 0; t < num_tokens; ++t) {

@@ -23,9 +23,11 @@ inline constexpr size_t kWordTokens = 32;
 
 // A pair of key words, turned by any angle, does not leave 16 bits; 67 are room for roundings.
 inline constexpr float kMaxKeyPair = 32700.0F;
-// kWordTokens words of values times 16-bit weights fit 32-bit sums if none is larger.
-inline constexpr int kMaxValueWord = 2047;
-static_assert(kWordTokens * 32767 * kMaxValueWord < size_t{1} << 31);
+// kWordTokens words of values times their weights fit 32-bit sums if none is larger. Both are as
+// fine: a value alone is off by what its word is, many by what their weights are.
+inline constexpr int kMaxValueWord = 8191;
+inline constexpr int kMaxWordWeight = 8191;
+static_assert(kWordTokens * kMaxWordWeight * kMaxValueWord < size_t{1} << 31);
 
 // One kv head of an encoded run.
 struct HeadRun {
@@ -35,10 +37,8 @@ struct HeadRun {
   const std::byte* encoded = nullptr;  // of the whole run
 };
 
-// Memory that a codec may fill in LoadTables as it likes, of any that has words.
-constexpr size_t WordOwnBytes(size_t head_dim) {
-  return (2 * head_dim + 64) * head_dim + 8192;
-}
+// Memory that a codec may fill in LoadTables as it likes: rvq8 keeps its codebooks there.
+inline constexpr size_t kWordOwnBytes = size_t{256} << 10;
 
 // What the tables of one kv head say, as decoding to words wants it. Codecs use of it what they
 // need.
@@ -49,7 +49,7 @@ struct WordTables {
   int8_t key_levels[16];
   int8_t value_levels[16];
   float value_step;  // what a value's word is worth, times the scale of the token
-  std::byte* own;    // WordOwnBytes
+  std::byte* own;    // [kWordOwnBytes], aligned to a cache line
 };
 
 // Outliers of the tokens of one call, [tokens, num_outliers]. A dim that is not there (of damaged

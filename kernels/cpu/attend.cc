@@ -196,6 +196,10 @@ double AttendTolerance(CodecId codec) {
     case CodecId::kNuq4Sparse:
     case CodecId::kNuq3Sparse:
     case CodecId::kNuq2Sparse:
+    case CodecId::kSkvq4:
+    case CodecId::kSkvq2:
+    case CodecId::kRvq8:
+    case CodecId::kRvq4:
       return 2e-3;
     default:
       return 1e-5;

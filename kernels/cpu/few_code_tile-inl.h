@@ -130,13 +130,14 @@ HWY_INLINE void ScoreCodeTile(D d,
   }
 }
 
-// The softmax weights of one row times the scales of a group of values, as integers. Returns what
-// the group's offsets add to every one of its dimensions.
+// The softmax weights of one row times the scales of a group of values, as integers up to
+// largest_code. Returns what the group's offsets add to every one of its dimensions.
 template <class D, class Reader>
 HWY_INLINE float SetCodeWeights(D d,
                                 const Reader& reader,
                                 size_t row,
                                 FewTokens tokens,
+                                float largest_code,
                                 FewScratch& scratch) {
   const float* weights = scratch.scores + row * kTileTokens;
   auto offset = hn::Zero(d);
@@ -150,7 +151,7 @@ HWY_INLINE float SetCodeWeights(D d,
   int16_t* codes = scratch.weight_codes + row * kWeightStride;
   scratch.weight_factors[row] =
       reader.step() *
-      QuantizeToPairs(scratch.scaled + tokens.begin, tokens.count(), kMaxPairCode, codes);
+      QuantizeToPairs(scratch.scaled + tokens.begin, tokens.count(), largest_code, codes);
   codes[tokens.count()] = 0;
   scratch.weight_minus_bias[row] = MinusBias(codes, tokens.count());
   return reader.has_offset() ? SumLanes(d, offset) : 0.0F;
@@ -196,7 +197,7 @@ HWY_INLINE void AddCodeTile(D d,
                            scratch.value_offsets + tokens.begin);
     float offsets[kFewRows];
     for (size_t row = 0; row < rows; ++row) {
-      offsets[row] = SetCodeWeights(d, reader, row, tokens, scratch);
+      offsets[row] = SetCodeWeights(d, reader, row, tokens, kMaxPairCode, scratch);
     }
     ForRows(rows, [&](size_t row, auto count) HWY_ATTR {
       const CodeWeights by{scratch.weight_codes + row * kWeightStride,

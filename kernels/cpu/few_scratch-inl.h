@@ -144,7 +144,7 @@ inline size_t FewScratchFloatsOf(size_t head_dim) {
   return kFewRows * (2 * head_dim + kTileTokens) + 5 * kTileTokens +
          std::max<size_t>(kTileTokens, kMaxHeadDim) +
          DecodedFloats(static_cast<int32_t>(head_dim)) + words * sizeof(int16_t) / sizeof(float) +
-         kFewRows * head_dim + WordOwnBytes(head_dim) / sizeof(float);
+         kFewRows * head_dim + kWordOwnBytes / sizeof(float);
 }
 
 }  // namespace varve::HWY_NAMESPACE

@@ -300,7 +300,7 @@ void AddWordTile(D d,
   const FewSums to = SumsForTile(block, tokens, scratch);
   float offsets[kFewRows];
   for (size_t row = 0; row < rows; ++row) {
-    offsets[row] = SetCodeWeights(d, reader, row, tokens, scratch);
+    offsets[row] = SetCodeWeights(d, reader, row, tokens, kMaxWordWeight, scratch);
   }
   float ones[kFewRows];
   std::fill(ones, ones + kFewRows, 1.0F);

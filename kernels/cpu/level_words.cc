@@ -39,21 +39,17 @@ HWY_INLINE void ForLevelWords(const std::byte* row,
 }
 
 template <size_t kBits, class Body>
-HWY_INLINE void ForRowWords(const std::byte* codes,
-                            const int8_t* levels,
-                            size_t row_bytes,
-                            size_t num_tokens,
+HWY_INLINE void ForRowWords(const std::byte* row,
+                            ByteVec levels,
                             size_t head_dim,
                             const Body& body) {
-  const auto table = hn::LoadDup128(ByteTag(), reinterpret_cast<const uint8_t*>(levels));
-  for (size_t t = 0; t < num_tokens; ++t) {
-    for (size_t chunk = 0; chunk * PackedParts<kBits>::kChunkDims < head_dim; ++chunk) {
-      ForLevelWords<kBits, 0, 0>(
-          codes + t * row_bytes, table, chunk, head_dim, [&](WordVec words, size_t dim) HWY_ATTR {
-            body(words, t * head_dim + dim, dim);
-          });
-    }
+  for (size_t chunk = 0; chunk * PackedParts<kBits>::kChunkDims < head_dim; ++chunk) {
+    ForLevelWords<kBits, 0, 0>(row, levels, chunk, head_dim, body);
   }
+}
+
+HWY_INLINE ByteVec LoadLevels(const int8_t* levels) {
+  return hn::LoadDup128(ByteTag(), reinterpret_cast<const uint8_t*>(levels));
 }
 
 template <size_t kBits>
@@ -63,16 +59,18 @@ void KeyLevelWordsOf(const std::byte* codes,
                      size_t head_dim,
                      int16_t* out) {
   const WordTag d;
-  ForRowWords<kBits>(codes,
-                     tables.key_levels,
-                     PackedBytes(kBits, head_dim),
-                     num_tokens,
-                     head_dim,
-                     [&](WordVec words, size_t at, size_t dim) HWY_ATTR {
-                       const auto scale = hn::LoadU(d, tables.key_scales + dim);
-                       const auto offset = hn::LoadU(d, tables.key_offsets + dim);
-                       hn::StoreU(hn::Add(hn::MulFixedPoint15(words, scale), offset), d, out + at);
-                     });
+  const auto levels = LoadLevels(tables.key_levels);
+  for (size_t t = 0; t < num_tokens; ++t, out += head_dim) {
+    ForRowWords<kBits>(codes + t * PackedBytes(kBits, head_dim),
+                       levels,
+                       head_dim,
+                       [&](WordVec words, size_t dim) HWY_ATTR {
+                         const auto scale = hn::LoadU(d, tables.key_scales + dim);
+                         const auto offset = hn::LoadU(d, tables.key_offsets + dim);
+                         hn::StoreU(
+                             hn::Add(hn::MulFixedPoint15(words, scale), offset), d, out + dim);
+                       });
+  }
 }
 
 template <size_t kBits>
@@ -81,13 +79,46 @@ void ValueLevelWordsOf(const std::byte* codes,
                        size_t num_tokens,
                        size_t head_dim,
                        int16_t* out) {
-  ForRowWords<kBits>(codes,
-                     tables.value_levels,
-                     PackedBytes(kBits, head_dim),
-                     num_tokens,
-                     head_dim,
-                     [&](WordVec words, size_t at, size_t /*dim*/)
-                         HWY_ATTR { hn::StoreU(hn::ShiftRight<8>(words), WordTag(), out + at); });
+  const auto levels = LoadLevels(tables.value_levels);
+  for (size_t t = 0; t < num_tokens; ++t, out += head_dim) {
+    ForRowWords<kBits>(codes + t * PackedBytes(kBits, head_dim),
+                       levels,
+                       head_dim,
+                       [&](WordVec words, size_t dim) HWY_ATTR {
+                         hn::StoreU(hn::ShiftRight<8>(words), WordTag(), out + dim);
+                       });
+  }
+}
+
+template <size_t kBits, bool kIsKey>
+void GroupedLevelWordsOf(const std::byte* codes,
+                         const GroupedLevels& channels,
+                         const GroupedToken* tokens,
+                         size_t num_tokens,
+                         size_t head_dim,
+                         int16_t* out) {
+  const WordTag d;
+  const auto levels = LoadLevels(channels.levels);
+  for (size_t t = 0; t < num_tokens; ++t, out += head_dim) {
+    const auto scales = hn::LoadDup128(d, tokens[t].scales);
+    const auto offsets = hn::LoadDup128(d, tokens[t].offsets);
+    const auto factor = hn::Set(d, tokens[t].centre);
+    ForRowWords<kBits>(
+        codes + t * PackedBytes(kBits, head_dim),
+        levels,
+        head_dim,
+        [&](WordVec level, size_t dim) HWY_ATTR {
+          const auto group = hn::BitCast(d, hn::LoadU(ByteTag(), channels.group_bytes + 2 * dim));
+          const auto centre = hn::MulFixedPoint15(hn::LoadU(d, channels.centres + dim), factor);
+          const auto step = hn::MulFixedPoint15(level, hn::TableLookupBytes(scales, group));
+          const auto offset = hn::Add(hn::TableLookupBytes(offsets, group), centre);
+          auto word = hn::Add(step, offset);
+          if constexpr (!kIsKey) {
+            word = hn::MulFixedPoint15(word, hn::Set(d, (1 << 15) / kGroupedValueSteps));
+          }
+          hn::StoreU(word, d, out + dim);
+        });
+  }
 }
 
 void KeyLevelWordsOnTarget(size_t bits,
@@ -114,6 +145,20 @@ void ValueLevelWordsOnTarget(size_t bits,
   decode(codes, tables, num_tokens, head_dim, out);
 }
 
+void GroupedLevelWordsOnTarget(size_t bits,
+                               bool is_key,
+                               const std::byte* codes,
+                               const GroupedLevels& channels,
+                               const GroupedToken* tokens,
+                               size_t num_tokens,
+                               size_t head_dim,
+                               int16_t* out) {
+  const auto decode = bits == 4
+                          ? (is_key ? GroupedLevelWordsOf<4, true> : GroupedLevelWordsOf<4, false>)
+                          : (is_key ? GroupedLevelWordsOf<2, true> : GroupedLevelWordsOf<2, false>);
+  decode(codes, channels, tokens, num_tokens, head_dim, out);
+}
+
 }  // namespace varve::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -122,6 +167,7 @@ namespace varve {
 
 HWY_EXPORT(KeyLevelWordsOnTarget);
 HWY_EXPORT(ValueLevelWordsOnTarget);
+HWY_EXPORT(GroupedLevelWordsOnTarget);
 
 void KeyLevelWords(size_t bits,
                    const std::byte* codes,
@@ -158,6 +204,18 @@ void LoadStepParams(const std::byte* scales,
     level_offsets[t] += 7.5F * level_scales[t];
     level_scales[t] *= 0.5F;
   }
+}
+
+void GroupedLevelWords(size_t bits,
+                       bool is_key,
+                       const std::byte* codes,
+                       const GroupedLevels& channels,
+                       const GroupedToken* tokens,
+                       size_t num_tokens,
+                       size_t head_dim,
+                       int16_t* out) {
+  HWY_DYNAMIC_DISPATCH(GroupedLevelWordsOnTarget)
+  (bits, is_key, codes, channels, tokens, num_tokens, head_dim, out);
 }
 
 }  // namespace varve

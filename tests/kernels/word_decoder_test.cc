@@ -11,6 +11,8 @@
 #include "kernels/cpu/simd_targets.h"
 #include "tests/kernels/codec_cases.h"
 
+#include "hwy/aligned_allocator.h"
+
 namespace varve {
 namespace {
 
@@ -30,11 +32,11 @@ class WordRun {
       : decoder_(*WordDecoderOf(codec)),
         run_{shape, kv_head, tables, encoded},
         head_dim_(shape.head_dim),
-        own_(WordOwnBytes(head_dim_)),
+        own_(hwy::AllocateAligned<std::byte>(kWordOwnBytes)),
         words_(kWordTokens * head_dim_),
         dims_(kWordTokens * decoder_.num_outliers(head_dim_)),
         outliers_(dims_.size()) {
-    tables_.own = own_.data();
+    tables_.own = own_.get();
     decoder_.LoadTables(run_, &tables_);
   }
 
@@ -93,7 +95,7 @@ class WordRun {
   const WordDecoder& decoder_;
   HeadRun run_;
   size_t head_dim_;
-  std::vector<std::byte> own_;
+  hwy::AlignedFreeUniquePtr<std::byte[]> own_;
   std::vector<int16_t> words_;
   std::vector<uint8_t> dims_;
   std::vector<float> outliers_;
