@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "kvstore/page_format.h"
 #include "kvstore/tokens/token_policy.h"
 
 namespace varve::cli {
@@ -38,6 +39,13 @@ double KeptBits(const Codec& codec, const PolicyChoice& policy, const RunShape& 
                              .head_dim = page.head_dim};
     return 8.0 * static_cast<double>(mixed->MostBytes(budget)) /
            (2.0 * page.num_kv_heads * page.token_capacity * page.head_dim);
+  }
+  if (policy.name == kClusterKv) {
+    const double values = 2.0 * page.num_kv_heads * page.token_capacity * page.head_dim;
+    const PageIdentity identity{.num_kv_heads = page.num_kv_heads,
+                                .head_dim = page.head_dim,
+                                .num_tokens = page.token_capacity};
+    return bits + 8.0 * static_cast<double>(KeyCentroidsSection(identity, 0).bytes) / values;
   }
   return policy.keep < 1 ? policy.keep * (bits + IndexBits(page)) : bits;
 }
@@ -72,6 +80,7 @@ std::span<const std::string_view> PolicyNames() {
     for (const TokenPolicy* policy : AllTokenPolicies()) {
       names.push_back(policy->name());
     }
+    names.push_back(kClusterKv);
     return names;
   }();
   return kNames;
