@@ -26,6 +26,10 @@ Json UsageObject(const CompletionUsage& usage) {
   object["completion_tokens"] = usage.completion_tokens;
   object["total_tokens"] = usage.prompt_tokens + usage.completion_tokens;
   object["prompt_tokens_details"]["cached_tokens"] = usage.cached_tokens;
+  if (usage.page_reads) {
+    object["pages_read"] = usage.page_reads->read;
+    object["pages_total"] = usage.page_reads->total;
+  }
   return object;
 }
 

@@ -16,6 +16,7 @@ struct CompletionUsage {
   int64_t prompt_tokens = 0;  // the context's included
   int64_t cached_tokens = 0;  // of them, served from the context
   int64_t completion_tokens = 0;
+  std::optional<PageReads> page_reads;  // of a request that chooses what it reads of the context
 };
 
 class CompletionFormat {

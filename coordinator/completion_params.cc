@@ -161,26 +161,27 @@ void ReadStream(RequestFields* fields, CompletionParams* params) {
   }
 }
 
-void ReadKv(RequestFields* fields) {
+void ReadKv(RequestFields* fields, CompletionParams* params) {
   Json* object = fields->Object("kv");
   if (object == nullptr) {
     return;
   }
   RequestFields kv(object, "kv.");
-  const std::string attention = kv.String("attention").value_or("exact");
+  const std::optional<std::string> attention = kv.String("attention");
+  params->reads_every_page = attention == "exact";
   if (attention == "selective") {
     kv.Fail("attention",
-            "cannot be \"selective\": this server reads every page and has no choice of pages yet; "
-            "it must be \"exact\"",
+            "cannot be \"selective\": a request chooses pages if its context was ingested with "
+            "\"tokens\": \"clusterkv\"; \"exact\" reads every page",
             ErrorCode::kUnsupported);
-  } else if (attention != "exact") {
+  } else if (attention && attention != "exact") {
     kv.Fail("attention", "must be \"exact\"");
   }
   for (const char* name : {"epsilon", "delta", "budget_tokens"}) {
     if (kv.Any(name) != nullptr) {
       kv.Fail(name,
-              "belongs to selective attention, which this server does not have yet; \"exact\" "
-              "attention reads every page",
+              "belongs to selective attention with a stated error, which this server does not have "
+              "yet; \"exact\" attention reads every page",
               ErrorCode::kUnsupported);
     }
   }
@@ -264,7 +265,7 @@ std::optional<ApiError> ParseCompletion(CompletionKind kind,
     }
   }
   params->context = fields.String("context").value_or("");
-  ReadKv(&fields);
+  ReadKv(&fields, params);
   params->sampling.temperature = static_cast<float>(fields.Number("temperature", 0, 2).value_or(1));
   params->sampling.top_p = static_cast<float>(fields.Number("top_p", 0, 1).value_or(1));
   if (!fields.failed() && params->sampling.top_p <= 0) {

@@ -24,7 +24,8 @@ struct CompletionParams {
   // kChat.
   std::vector<ChatMessage> messages;
 
-  std::string context;  // empty: none
+  std::string context;            // empty: none
+  bool reads_every_page = false;  // of the context, also where requests on it select pages
   std::optional<int64_t> max_tokens;
   SamplingParams sampling;  // the seed only if seed_given
   bool seed_given = false;

@@ -35,6 +35,7 @@ class Answer {
 
   void Take(GenerationEvent event) {
     usage_.completion_tokens = event.completion_tokens;
+    usage_.page_reads = event.page_reads;
     if (event.error) {
       Fail(*event.error);
     } else if (stream_) {
@@ -251,6 +252,7 @@ std::optional<ApiError> CompletionsApi::Prepare(CompletionKind kind,
     generation->sampling.seed = NextRandom();
   }
   generation->num_top_logprobs = params->num_top_logprobs;
+  generation->reads_every_page = params->reads_every_page;
   generation->stop = std::move(params->stop);
   generation->ignore_eos = params->ignore_eos;
   return std::nullopt;

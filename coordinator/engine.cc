@@ -255,6 +255,7 @@ void Engine::DeliverToRequest(const SequenceWork& work, SequenceResult result) {
   }
   generation.set_last_token_us(now_us);
   GenerationEvent event = generation.Drawn(*result.sampled, std::move(result.top_logprobs));
+  event.page_reads = result.page_reads;
   const bool is_last = event.finish.has_value();
   if (!is_last) {
     generation.request().on_event(std::move(event));

@@ -103,6 +103,7 @@ void Engine::AdmitWaiting() {
       options.base = request.context.id();
       options.base_tokens = request.context.num_tokens();
       options.policy = request.context.policy();
+      options.reads_every_page = request.reads_every_page;
     }
     const SequenceId sequence{++next_sequence_};
     if (const Result<void> opened = workers_->OpenSequence(sequence, options); !opened) {

@@ -96,6 +96,12 @@ void CollectStats(const std::vector<WorkerStats>& stats, StatsFamilies* out) {
   counter("varve_pages_sealed_total", "Pages sealed", [](const WorkerStats& s) {
     return s.pages_sealed;
   });
+  counter("varve_selective_pages_read_total",
+          "Sealed pages that requests read where they choose among them",
+          [](const WorkerStats& s) { return s.selective_pages_read; });
+  counter("varve_selective_pages_offered_total",
+          "Sealed pages that such requests chose from",
+          [](const WorkerStats& s) { return s.selective_pages_total; });
   counter("varve_disk_bytes_read_total", "Bytes of pages read from disk", [](const WorkerStats& s) {
     return s.disk_bytes_read;
   });

@@ -30,13 +30,15 @@ struct GenerationEvent {
   std::vector<GeneratedToken> tokens;  // without the end-of-text token
   std::optional<FinishReason> finish;
   std::optional<Error> error;
-  int64_t completion_tokens = 0;  // drawn so far, the end-of-text token included
+  int64_t completion_tokens = 0;        // drawn so far, the end-of-text token included
+  std::optional<PageReads> page_reads;  // so far; nothing if the request reads every page
 };
 
 struct GenerationRequest {
-  std::vector<int32_t> prompt;  // behind the context, if there is one; not empty
-  ContextLease context;         // empty: none
-  int64_t max_tokens = 16;      // at least 1
+  std::vector<int32_t> prompt;    // behind the context, if there is one; not empty
+  ContextLease context;           // empty: none
+  bool reads_every_page = false;  // of the context, also where requests on it select pages
+  int64_t max_tokens = 16;        // at least 1
   SamplingParams sampling;
   int32_t num_top_logprobs = 0;
   std::vector<std::string> stop;

@@ -40,7 +40,8 @@ KvStoreImpl::KvStoreImpl(const KvStoreOptions& options, DiskTier* disk)
     : options_(options),
       disk_(disk),
       host_(options.host_budget_bytes, disk),
-      sealer_(options.geometry) {}
+      sealer_(options.geometry),
+      chooser_(options.geometry) {}
 
 Result<SequenceState*> KvStoreImpl::FindSequence(SequenceId sequence) {
   const auto found = sequences_.find(sequence);
@@ -119,6 +120,7 @@ Result<void> KvStoreImpl::OpenPrivate(SequenceState& state, const OpenSequenceOp
     grid_owner = options.base->value;
     state.model_hash = context.committed.model_hash;
     state.base_tokens = options.base_tokens;
+    state.reads_every_page = options.reads_every_page;
     state.base_length = context.committed.num_tokens;
     state.base_version = context.committed.version;
   } else if (options.base_tokens != 0) {
@@ -233,23 +235,31 @@ Result<void> KvStoreImpl::BeginStep(SequenceId sequence,
                              first_position)};
   }
   host_.Tick();
-  state->step_tokens = num_tokens;
-  const int64_t end_page = state->grid.NumPages(first_position + num_tokens);
   // Room must remain to read pages back, two at a time, or the step could fail half-way.
   const uint64_t keep_free = disk_ == nullptr ? 0 : 2 * sealer_.WorkspaceBytes(state->policy);
-  for (auto& runs : state->runs) {
-    int64_t page = state->grid.NextOwned(state->grid.PageOf(first_position));
-    for (; page < end_page; page = state->grid.NextOwned(page + 1)) {
-      if (runs.contains(page)) {
-        continue;
+  VARVE_RETURN_IF_ERROR(FillKeyIndexes(*state, keep_free));
+  state->step_tokens = num_tokens;
+  const int64_t end_page = state->grid.NumPages(first_position + num_tokens);
+  Result<void> reserved = ReserveRuns(*state, end_page, keep_free);
+  if (reserved) {
+    reserved = ReserveKeyIndexes(*state, end_page, keep_free);
+  }
+  if (!reserved) {
+    AbortStep(sequence);
+  }
+  return reserved;
+}
+
+Result<void> KvStoreImpl::ReserveRuns(SequenceState& state, int64_t end_page, uint64_t keep_free) {
+  for (auto& runs : state.runs) {
+    int64_t page = state.grid.NextOwned(state.grid.PageOf(state.length));
+    for (; page < end_page; page = state.grid.NextOwned(page + 1)) {
+      if (!runs.contains(page)) {
+        VARVE_TRY(
+            HostCharge charge,
+            host_.Reserve(RunBytes(state, page), "the unsealed tail of a sequence", keep_free));
+        runs.emplace(page, NewRun(state, page, std::move(charge)));
       }
-      auto charge =
-          host_.Reserve(RunBytes(*state, page), "the unsealed tail of a sequence", keep_free);
-      if (!charge) {
-        AbortStep(sequence);
-        return std::move(charge).error();
-      }
-      runs.emplace(page, NewRun(*state, page, std::move(charge).value()));
     }
   }
   return {};
@@ -338,7 +348,9 @@ void KvStoreImpl::AddBaseSegments(const SequenceState& state,
 std::unique_ptr<PageCursor> KvStoreImpl::Read(SequenceId sequence,
                                               int32_t layer,
                                               int64_t first_query,
-                                              int64_t last_query) {
+                                              int64_t last_query,
+                                              const float* q,
+                                              size_t q_stride) {
   SequenceState& state = OpenedSequence(sequence);
   VARVE_CHECK(first_query >= 0 && first_query <= last_query &&
               last_query < state.length + state.step_tokens);
@@ -346,6 +358,9 @@ std::unique_ptr<PageCursor> KvStoreImpl::Read(SequenceId sequence,
       window(layer) == 0 ? 0 : std::max<int64_t>(0, first_query - window(layer) + 1);
   std::vector<PageSegment> segments;
   AddBaseSegments(state, low, segments);
+  if (q != nullptr && Selects(state) && window(layer) == 0) {
+    SelectPages(state, layer, {q, q_stride, last_query - first_query + 1}, segments);
+  }
   for (const auto source : {PageSegment::Source::kSealed, PageSegment::Source::kUnsealed}) {
     PageSegment segment = OwnSegment(state, layer, source);
     segment.visible_end = last_query + 1;

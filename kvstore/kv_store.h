@@ -18,6 +18,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -66,7 +67,8 @@ class KvStore {
 
   // Makes room for num_tokens tokens at first_position (which must be the sequence's length) in
   // every layer, so that the step cannot fail half-way: kBudgetExceeded, kConflict (wrong position)
-  // or kNotFound here, before anything is computed.
+  // or kNotFound here, before anything is computed. The first step of a request on a context that
+  // selects pages and was recovered reads all its sealed pages once, with PageCursor's errors.
   virtual Result<void> BeginStep(SequenceId sequence,
                                  int64_t first_position,
                                  int32_t num_tokens) = 0;
@@ -91,11 +93,17 @@ class KvStore {
                        const float* q,
                        size_t token_stride) = 0;
   // The owned pages of `layer` that queries at positions [first_query, last_query] may see, the
-  // tokens appended in this step included.
+  // tokens appended in this step included. Of a context whose policy selects pages, a request that
+  // does not want every page gets those sealed ones that its queries choose
+  // (kvstore/page_chooser.h). q: as for Observe; null: not known, every page is read.
   virtual std::unique_ptr<PageCursor> Read(SequenceId sequence,
                                            int32_t layer,
                                            int64_t first_query,
-                                           int64_t last_query) = 0;
+                                           int64_t last_query,
+                                           const float* q,
+                                           size_t q_stride) = 0;
+  // Since it was opened; nothing unless it is a request that chooses pages.
+  virtual std::optional<PageReads> SelectedReads(SequenceId sequence) const = 0;
   // The step is over: the sequence is num_tokens longer. Seals what became old, drops what no
   // window reaches.
   virtual Result<void> EndStep(SequenceId sequence) = 0;

@@ -31,9 +31,14 @@ Result<std::shared_ptr<ContextState>> KvStoreImpl::NewContext(const ContextManif
   VARVE_TRY(context->policy, ResolvedPolicy::Resolve(manifest.policy, options_.geometry));
   context->grid = PageGrid(manifest.policy, options_.shard, manifest.id.value);
   context->window_pages.resize(static_cast<size_t>(num_layers()));
-  VARVE_TRY(context->charge,
-            host_.Reserve(kContextBytes + kContextLayerBytes * static_cast<uint64_t>(num_layers()),
-                          "a context"));
+  uint64_t bytes = kContextBytes + kContextLayerBytes * static_cast<uint64_t>(num_layers());
+  if (context->policy.selects_pages) {
+    for (int32_t layer = 0; layer < num_layers(); ++layer) {
+      context->key_indexes.emplace_back(options_.geometry, manifest.policy.page_tokens);
+    }
+    bytes += chooser_.WorkspaceBytes(NumKeyClusters(manifest.policy.page_tokens));
+  }
+  VARVE_TRY(context->charge, host_.Reserve(bytes, "a context"));
   return context;
 }
 
@@ -229,6 +234,9 @@ Result<void> KvStoreImpl::CloseIngest(SequenceState& state) {
   ContextState& context = *state.context;
   context.ingest.reset();
   const int64_t first = context.grid.SealedEnd(context.committed.num_tokens);
+  for (KeyIndex& index : context.key_indexes) {
+    index.Truncate(context.grid.CountOwned(0, first));
+  }
   Result<void> closed = ReleaseWindowPages(context);
   for (int32_t layer = 0; layer < num_layers(); ++layer) {
     std::vector<int64_t> pages;

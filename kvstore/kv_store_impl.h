@@ -1,6 +1,7 @@
 // The store behind KvStore::Open. kv_store.cc runs the steps, kv_store_queries.cc watches the
-// queries, kv_store_pages.cc seals pages and lets go of them, kv_store_contexts.cc keeps the
-// contexts, kv_store_report.cc answers questions about all of it.
+// queries, kv_store_selection.cc has requests choose pages, kv_store_pages.cc seals pages and lets
+// go of them, kv_store_contexts.cc keeps the contexts, kv_store_report.cc answers questions about
+// all of it.
 #pragma once
 
 #include <memory>
@@ -9,6 +10,7 @@
 
 #include "kvstore/host_tier.h"
 #include "kvstore/kv_store.h"
+#include "kvstore/page_chooser.h"
 #include "kvstore/page_cursor.h"
 #include "kvstore/sealer.h"
 #include "kvstore/store_state.h"
@@ -40,7 +42,10 @@ class KvStoreImpl final : public KvStore {
   std::unique_ptr<PageCursor> Read(SequenceId sequence,
                                    int32_t layer,
                                    int64_t first_query,
-                                   int64_t last_query) override;
+                                   int64_t last_query,
+                                   const float* q,
+                                   size_t q_stride) override;
+  std::optional<PageReads> SelectedReads(SequenceId sequence) const override;
   Result<void> EndStep(SequenceId sequence) override;
   void AbortStep(SequenceId sequence) override;
   int64_t SequenceLength(SequenceId sequence) const override;
@@ -72,6 +77,7 @@ class KvStoreImpl final : public KvStore {
   Result<void> OpenIngest(SequenceState& state, const OpenSequenceOptions& options);
   Result<void> LoadTails(SequenceState& state);
   Result<void> EnsureWorkspace(const ResolvedPolicy& policy);
+  Result<void> ReserveRuns(SequenceState& state, int64_t end_page, uint64_t keep_free);
   UnsealedRun NewRun(const SequenceState& state, int64_t page, HostCharge charge) const;
   int32_t NumObservedQueries(const SequenceState& state) const;
   ObservedQueries QueriesOf(const SequenceState& state, int64_t page) const;
@@ -87,6 +93,29 @@ class KvStoreImpl final : public KvStore {
                        int64_t low_position,
                        std::vector<PageSegment>& segments) const;
   PageSegment CommittedSegment(const ContextState& context, PageSegment::Source source) const;
+
+  // Choosing pages (kv_store_selection.cc).
+  //
+  // Whether the sequence is a request that chooses pages of its context.
+  static bool Selects(const SequenceState& state) {
+    return state.context != nullptr && !state.is_ingest && !state.reads_every_page &&
+           state.context->policy.selects_pages;
+  }
+  // Room for the centroids that an ingest adds when the pages below end_page are sealed.
+  Result<void> ReserveKeyIndexes(const SequenceState& state, int64_t end_page, uint64_t keep_free);
+  // Reads what is not there of the centroids of pages that a request may read.
+  Result<void> FillKeyIndexes(const SequenceState& state, uint64_t keep_free);
+  Result<void> FillKeyIndex(const PageSegment& sealed,
+                            int32_t layer,
+                            uint64_t keep_free,
+                            KeyIndex& index);
+  // Of the page that was sealed last.
+  void AddToKeyIndex(const SequenceState& state, int32_t layer, int64_t page);
+  // Has the step read those sealed pages of the context that its queries choose, and counts them.
+  void SelectPages(SequenceState& state,
+                   int32_t layer,
+                   const StepQueries& queries,
+                   std::span<PageSegment> segments);
 
   // Usage (kv_store_report.cc).
   void Count(const PageSegment& segment,
@@ -127,6 +156,7 @@ class KvStoreImpl final : public KvStore {
   DiskTier* const disk_;
   HostTier host_;  // before everything that holds a charge
   Sealer sealer_;
+  PageChooser chooser_;
   StoreCounters counters_;
   HostCharge workspace_;
   std::unordered_map<ContextId, std::shared_ptr<ContextState>> contexts_;

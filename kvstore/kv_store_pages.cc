@@ -59,6 +59,7 @@ Result<void> KvStoreImpl::SealRun(SequenceState& state,
     WindowPages& held = state.is_ingest ? state.context->window_pages : state.window_pages;
     held[row].insert(page);
   }
+  AddToKeyIndex(state, layer, page);
   ++counters_.pages_sealed;
   ++counters_.num_pages;
   return {};

@@ -149,6 +149,8 @@ WorkerStats KvStoreImpl::Stats() const {
   stats.disk_bytes_read = counters_.disk_bytes_read;
   stats.disk_bytes_written = counters_.disk_bytes_written;
   stats.pages_sealed = counters_.pages_sealed;
+  stats.selective_pages_read = counters_.selective_pages_read;
+  stats.selective_pages_total = counters_.selective_pages_total;
   stats.checksum_failures = counters_.checksum_failures;
   stats.disk_read_seconds = static_cast<double>(counters_.disk_read_us) * 1e-6;
   stats.disk_write_seconds = static_cast<double>(counters_.disk_write_us) * 1e-6;

@@ -122,14 +122,14 @@ void Cursor::Drain(Batch& batch) {
   batch = Batch{};
 }
 
-// To the first owned page at or behind `page`, in this segment or a later one.
+// To the first page to be read at or behind `page`, in this segment or a later one.
 void Cursor::Advance(int64_t page) {
-  page_ = segments_[segment_].grid.NextOwned(page);
+  page_ = segments_[segment_].NextPage(page);
   while (page_ >= segments_[segment_].end_page) {
     if (++segment_ == segments_.size()) {
       return;
     }
-    page_ = segments_[segment_].grid.NextOwned(segments_[segment_].first_page);
+    page_ = segments_[segment_].NextPage(segments_[segment_].first_page);
   }
 }
 
@@ -319,6 +319,14 @@ void Cursor::AddView(CodecId codec,
 }
 
 }  // namespace
+
+int64_t PageSegment::NextPage(int64_t page) const {
+  if (!chosen) {
+    return grid.NextOwned(page);
+  }
+  const auto next = std::lower_bound(chosen->begin(), chosen->end(), page);
+  return next == chosen->end() ? std::max(page, end_page) : *next;
+}
 
 RecordId PageSegment::IdOf(int64_t page, uint16_t layer) const {
   return {PageKey{space, owner, layer, layer, static_cast<uint64_t>(page)},

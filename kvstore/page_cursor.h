@@ -27,6 +27,8 @@ struct StoreCounters {
   std::atomic<uint64_t> disk_bytes_read{0};
   std::atomic<uint64_t> disk_bytes_written{0};
   std::atomic<uint64_t> pages_sealed{0};
+  std::atomic<uint64_t> selective_pages_read{0};
+  std::atomic<uint64_t> selective_pages_total{0};
   std::atomic<uint64_t> checksum_failures{0};
   std::atomic<int64_t> disk_read_us{0};  // a step waited for reads
   std::atomic<int64_t> disk_write_us{0};
@@ -49,7 +51,11 @@ struct PageSegment {
   int64_t length = 0;          // the owner's length, which cuts its last tail
   int64_t visible_end = 0;     // tokens from here on are not shown
   const std::map<int64_t, UnsealedRun>* runs = nullptr;  // of kUnsealed, by page
+  // Which of the owned pages are read, ascending; nothing: all of them.
+  std::optional<std::vector<int64_t>> chosen;
 
+  // The lowest page >= page that is read; end_page or more if there is none.
+  int64_t NextPage(int64_t page) const;
   RecordId IdOf(int64_t page, uint16_t layer) const;
   PageIdentity IdentityOf(int64_t page, uint16_t layer, const RunShape& shape) const;
 };

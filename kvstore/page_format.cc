@@ -294,6 +294,26 @@ bool RewriteChecksum(const PageKey& key, std::span<std::byte> record) {
 
 namespace {
 
+// Bounds or centroids of all keys of the record.
+Result<void> CheckSummary(const SectionBytes& row,
+                          const Section& known,
+                          std::string_view name,
+                          const PageIdentity& expected) {
+  if (row.codec_version != known.codec_version ||
+      row.codec_id != static_cast<uint16_t>(known.codec)) {
+    return Error{ErrorCode::kVersionSkew,
+                 fmt::format("{} has {} of layout {}; this build reads layout {}",
+                             DescribeKey(expected.key),
+                             name,
+                             row.codec_version,
+                             known.codec_version)};
+  }
+  if (row.bytes != known.bytes) {
+    return Corrupt(expected, fmt::format("its {} do not have the size of the heads", name));
+  }
+  return {};
+}
+
 Result<void> ParseSection(const SectionBytes& row,
                           size_t index,
                           std::span<const std::byte> body,
@@ -316,18 +336,14 @@ Result<void> ParseSection(const SectionBytes& row,
     case SectionKind::kTokenWeights:
       return AttachToRun(row, body, expected, run_of_row, record.runs);
     case SectionKind::kKeyMinMax:
-      if (row.codec_version != kKeyMinMaxVersion ||
-          row.codec_id != static_cast<uint16_t>(CodecId::kBf16)) {
-        return Error{ErrorCode::kVersionSkew,
-                     fmt::format("{} has key bounds of layout {}; this build reads layout {}",
-                                 DescribeKey(expected.key),
-                                 row.codec_version,
-                                 kKeyMinMaxVersion)};
-      }
-      if (row.bytes != KeyMinMaxSection(expected, row.layer).bytes) {
-        return Corrupt(expected, "its key bounds do not have the size of the heads");
-      }
+      VARVE_RETURN_IF_ERROR(
+          CheckSummary(row, KeyMinMaxSection(expected, row.layer), "key bounds", expected));
       record.key_min_max = body;
+      return {};
+    case SectionKind::kKeyCentroids:
+      VARVE_RETURN_IF_ERROR(
+          CheckSummary(row, KeyCentroidsSection(expected, row.layer), "key centroids", expected));
+      record.key_centroids = body;
       return {};
   }
   return Error{ErrorCode::kVersionSkew,

@@ -24,6 +24,7 @@ inline constexpr uint16_t kPageFormatVersion = 1;
 inline constexpr size_t kSectionAlignment = 64;
 inline constexpr int32_t kMaxPageTokens = 1 << 16;
 inline constexpr uint16_t kKeyMinMaxVersion = 1;
+inline constexpr uint16_t kKeyCentroidsVersion = 1;
 // Empty token indices of no run say that every token behind the runs was dropped.
 inline constexpr uint32_t kNoRun = UINT32_MAX;
 
@@ -41,6 +42,7 @@ enum class SectionKind : uint16_t {
   kTokenIndices = 2,
   kTokenWeights = 3,  // float [num_kv_heads, num_tokens] of such a run
   kKeyMinMax = 4,  // bf16 [2, num_kv_heads, head_dim]: lower, then upper bound of the decoded keys
+  kKeyCentroids = 5,  // bf16 [NumKeyClusters(num_tokens), num_kv_heads, head_dim]
 };
 
 // What a record claims to be and a reader expects: equality is checked field by field.
@@ -61,7 +63,7 @@ struct Section {
   SectionKind kind = SectionKind::kRun;
   uint16_t layer = 0;
   CodecId codec{};             // of a run
-  uint16_t codec_version = 0;  // of a run's codec, or of the summary's layout
+  uint16_t codec_version = 0;  // of a run's codec, or of the layout of bounds or centroids
   uint64_t tables_hash = 0;    // CodecTables::hash, 0 for none
   int32_t first_token = 0;     // offset from the record's first position
   int32_t num_tokens = 0;
@@ -92,6 +94,10 @@ Section TokenWeightsSection(const PageIdentity& identity, const Section& kept_ru
 Section NothingKeptSection(uint16_t layer);
 // A row for the key bounds over the whole record.
 Section KeyMinMaxSection(const PageIdentity& identity, uint16_t layer);
+// Into how many clusters each kv head's keys of so many tokens are divided.
+int32_t NumKeyClusters(int32_t num_tokens);
+// A row for the key centroids of the whole record.
+Section KeyCentroidsSection(const PageIdentity& identity, uint16_t layer);
 
 // Writes one record: lay out, fill section(i), Finish.
 class PageRecordWriter {
@@ -130,7 +136,8 @@ struct PageRecord {
   std::vector<PageRun> runs;  // in token order, if they are runs of consecutive tokens
   // A token policy chose: some tokens are gone, or several runs share them out.
   bool is_pruned = false;
-  std::span<const std::byte> key_min_max;  // bf16 [2, num_kv_heads, head_dim]; empty: none
+  std::span<const std::byte> key_min_max;    // bf16 [2, num_kv_heads, head_dim]; empty: none
+  std::span<const std::byte> key_centroids;  // bf16 [clusters, num_kv_heads, head_dim], or empty
 };
 
 // Checks a record against what the reader asked for, the checksum first, and parses it. `bytes`

@@ -27,6 +27,8 @@ class PageGrid {
   bool Owns(int64_t page) const { return (page + offset_) % num_workers_ == rank_; }
   // The smallest owned page >= page.
   int64_t NextOwned(int64_t page) const;
+  // The owned page before which there are `count` others.
+  int64_t OwnedPage(int64_t count) const { return NextOwned(0) + count * num_workers_; }
   // Owned pages in [first, end).
   int64_t CountOwned(int64_t first, int64_t end) const;
 

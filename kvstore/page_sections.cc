@@ -48,15 +48,41 @@ Section NothingKeptSection(uint16_t layer) {
   return section;
 }
 
-Section KeyMinMaxSection(const PageIdentity& identity, uint16_t layer) {
+namespace {
+
+// `num_rows` rows of [num_kv_heads, head_dim] in bf16 about all keys of the record.
+Section KeySummarySection(const PageIdentity& identity, uint16_t layer, int32_t num_rows) {
   Section section;
-  section.kind = SectionKind::kKeyMinMax;
   section.layer = layer;
   section.codec = CodecId::kBf16;
-  section.codec_version = kKeyMinMaxVersion;
   section.num_tokens = identity.num_tokens;
-  section.bytes = size_t{2} * sizeof(uint16_t) * static_cast<size_t>(identity.num_kv_heads) *
+  section.bytes = static_cast<size_t>(num_rows) * sizeof(uint16_t) *
+                  static_cast<size_t>(identity.num_kv_heads) *
                   static_cast<size_t>(identity.head_dim);
+  return section;
+}
+
+}  // namespace
+
+Section KeyMinMaxSection(const PageIdentity& identity, uint16_t layer) {
+  Section section = KeySummarySection(identity, layer, 2);
+  section.kind = SectionKind::kKeyMinMax;
+  section.codec_version = kKeyMinMaxVersion;
+  return section;
+}
+
+int32_t NumKeyClusters(int32_t num_tokens) {
+  // ClusterKV has one cluster for 80 tokens, over a whole prompt. Here clusters end with their
+  // page, of 128 tokens by default: at 80, two of them would have to stand for all that is in it.
+  // Measured with 16, 32 and 64 (tokens/README.md): the fewer tokens, the better the choice.
+  constexpr int32_t kTokensPerCluster = 16;
+  return (num_tokens + kTokensPerCluster - 1) / kTokensPerCluster;
+}
+
+Section KeyCentroidsSection(const PageIdentity& identity, uint16_t layer) {
+  Section section = KeySummarySection(identity, layer, NumKeyClusters(identity.num_tokens));
+  section.kind = SectionKind::kKeyCentroids;
+  section.codec_version = kKeyCentroidsVersion;
   return section;
 }
 

@@ -57,7 +57,7 @@ Result<ResolvedPolicy> ResolvedPolicy::Resolve(const KvPolicy& policy, const KvG
   }
   VARVE_CHECK(exact->appendable());
   VARVE_TRY(const TokenPolicy* tokens, FindTokenPolicy(policy));
-  return ResolvedPolicy{policy, codec, exact, tokens};
+  return ResolvedPolicy{policy, codec, exact, tokens, SelectsPages(policy)};
 }
 
 uint64_t Sealer::WorkspaceBytes(const ResolvedPolicy& policy) const {
@@ -69,7 +69,11 @@ uint64_t Sealer::WorkspaceBytes(const ResolvedPolicy& policy) const {
   identity.num_tokens = policy.policy.page_tokens;
   const uint64_t pruning =
       policy.tokens == nullptr ? 0 : pruner_.WorkspaceBytes(policy.policy.page_tokens);
-  return 2 * tokens * TokenFloats() * sizeof(float) + pruning +
+  const uint64_t clustering = policy.selects_pages
+                                  ? clusterer_.WorkspaceBytes(policy.policy.page_tokens) +
+                                        KeyCentroidsSection(identity, 0).bytes
+                                  : 0;
+  return 2 * tokens * TokenFloats() * sizeof(float) + pruning + clustering +
          std::max(SealedBytes(policy, identity), TailBytes(policy, identity));
 }
 
@@ -81,6 +85,11 @@ void Sealer::Reserve(const ResolvedPolicy& policy) {
   }
   if (policy.tokens != nullptr) {
     pruner_.Reserve(policy.policy.page_tokens);
+  }
+  if (policy.selects_pages) {
+    clusterer_.Reserve(policy.policy.page_tokens);
+    centroids_.reserve(static_cast<size_t>(NumKeyClusters(policy.policy.page_tokens)) *
+                       TokenFloats());
   }
 }
 
@@ -137,9 +146,13 @@ std::vector<Section> Sealer::SealedSections(const ResolvedPolicy& policy,
   if (num_kept == 0 && rest > 0) {
     sections.push_back(NothingKeptSection(layer));
   }
-  // A sliding-window layer reads every page that it keeps: it has no use for bounds.
+  // A sliding-window layer reads every page that it keeps: it has no use for bounds. So do requests
+  // of their own pages: these have no use for centroids.
   if (sinks + num_kept > 0 && geometry_.layer_windows[layer] == 0) {
     sections.push_back(KeyMinMaxSection(identity, layer));
+    if (policy.selects_pages && identity.key.space == PageKey::Space::kContext) {
+      sections.push_back(KeyCentroidsSection(identity, layer));
+    }
   }
   return sections;
 }
@@ -203,6 +216,7 @@ std::vector<std::byte> Sealer::Seal(const ResolvedPolicy& policy,
   const std::vector<Section> sections =
       SealedSections(policy, identity, kept == nullptr ? ClassSizes{rest} : kept->class_sizes);
   PageRecordWriter writer(identity, sections);
+  centroids_.clear();
   int32_t row = 0;   // of k_ and v_: behind the runs that are written
   size_t entry = 0;  // of indices and weights: the first of the last run
   for (size_t i = 0; i < sections.size(); ++i) {
@@ -211,6 +225,11 @@ std::vector<std::byte> Sealer::Seal(const ResolvedPolicy& policy,
     switch (section.kind) {
       case SectionKind::kKeyMinMax:
         BoundKeys(row, out);
+        break;
+      case SectionKind::kKeyCentroids:
+        centroids_.resize(out.size() / sizeof(uint16_t));
+        clusterer_.Cluster(k_.data(), row, NumKeyClusters(row), centroids_);
+        std::memcpy(out.data(), centroids_.data(), out.size());
         break;
       case SectionKind::kTokenIndices:
         if (!out.empty()) {

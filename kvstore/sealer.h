@@ -16,6 +16,7 @@
 #include "kvstore/host_tier.h"
 #include "kvstore/kv_geometry.h"
 #include "kvstore/page_format.h"
+#include "kvstore/tokens/key_clusterer.h"
 #include "kvstore/tokens/page_pruner.h"
 #include "proto/kv_policy.h"
 
@@ -27,6 +28,7 @@ struct ResolvedPolicy {
   const Codec* codec = nullptr;
   const Codec* exact = nullptr;
   const TokenPolicy* tokens = nullptr;  // null: all tokens stay
+  bool selects_pages = false;           // of a context: requests read a share of its sealed pages
 
   // Of a class of the token policy; class 0: the context's.
   const Codec& CodecOf(size_t token_class) const {
@@ -49,7 +51,8 @@ struct UnsealedRun {
 
 class Sealer {
  public:
-  explicit Sealer(const KvGeometry& geometry) : geometry_(geometry), pruner_(geometry) {}
+  explicit Sealer(const KvGeometry& geometry)
+      : geometry_(geometry), pruner_(geometry), clusterer_(geometry) {}
 
   // Bytes that Reserve(policy) makes this object and one record under construction hold.
   uint64_t WorkspaceBytes(const ResolvedPolicy& policy) const;
@@ -72,10 +75,14 @@ class Sealer {
   uint64_t TailBytes(const ResolvedPolicy& policy, const PageIdentity& identity) const;
 
   // The record of a full run: sinks in the exact codec, what is kept of the rest in the codecs of
-  // its classes, key bounds for global layers. REQUIRES: identity.num_tokens == run.token_capacity.
+  // its classes; for global layers key bounds and, where requests on the context select pages, key
+  // centroids. REQUIRES: identity.num_tokens == run.token_capacity.
   std::vector<std::byte> Seal(const ResolvedPolicy& policy,
                               const PageIdentity& identity,
                               const UnsealedRun& run);
+  // The key centroids of the record sealed last, [NumKeyClusters, num_kv_heads, head_dim] in bf16;
+  // empty if it has none.
+  std::span<const uint16_t> key_centroids() const { return centroids_; }
   // The first identity.num_tokens tokens of a run, exactly, without the room that is still free.
   std::vector<std::byte> WriteTail(const ResolvedPolicy& policy,
                                    const PageIdentity& identity,
@@ -114,8 +121,10 @@ class Sealer {
 
   KvGeometry geometry_;
   PagePruner pruner_;
+  KeyClusterer clusterer_;
   std::vector<float> k_;  // [page_tokens, num_kv_heads, head_dim]
   std::vector<float> v_;  // [page_tokens, num_kv_heads, head_dim]
+  std::vector<uint16_t> centroids_;
 };
 
 }  // namespace varve

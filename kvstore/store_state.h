@@ -10,10 +10,12 @@
 #include <vector>
 
 #include "kvstore/host_tier.h"
+#include "kvstore/key_index.h"
 #include "kvstore/page_grid.h"
 #include "kvstore/sealer.h"
 #include "proto/base/ids.h"
 #include "proto/context_manifest.h"
+#include "proto/step_plan.h"
 
 namespace varve {
 
@@ -29,7 +31,10 @@ struct ContextState {
   // Open requests: the versions and lengths that they read keep old tails and window pages alive.
   std::multiset<uint64_t> snapshot_versions;
   std::multiset<int64_t> snapshot_tokens;
-  WindowPages window_pages;      // of the committed state and of the ingest
+  WindowPages window_pages;  // of the committed state and of the ingest
+  // [num_layers], of a policy that selects pages; else empty. Sealed pages from the first on, the
+  // ingest's as far as there were all before: requests fill the rest.
+  std::vector<KeyIndex> key_indexes;
   uint64_t released_before = 0;  // versions below have been let go
   HostCharge charge;
 
@@ -47,6 +52,7 @@ struct SequenceState {
   // The snapshot that a request reads: positions [0, base_tokens) of the context as of
   // base_version.
   int64_t base_tokens = 0;
+  bool reads_every_page = false;
   int64_t base_length = 0;
   uint64_t base_version = 0;
 
@@ -54,6 +60,7 @@ struct SequenceState {
   int32_t step_tokens = 0;                           // > 0: between BeginStep and EndStep
   std::vector<int64_t> sealed_end;                   // [num_layers] own pages below are sealed
   WindowPages window_pages;                          // of a request; an ingest's are its context's
+  PageReads selected_reads;                          // of a request on a context that selects pages
   std::vector<std::map<int64_t, UnsealedRun>> runs;  // [num_layers] by page
   HostCharge charge;
 

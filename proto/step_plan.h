@@ -40,11 +40,22 @@ struct TokenLogprob {
   float logprob = 0.0F;  // natural log, of the untempered distribution
 };
 
+// Of the sealed pages of a context, over the layers that select pages: how many a request's steps
+// read, and how many there were for them to choose from.
+struct PageReads {
+  int64_t read = 0;
+  int64_t total = 0;
+
+  bool operator==(const PageReads&) const = default;
+};
+
 struct SequenceResult {
   SequenceId sequence;
   std::optional<TokenLogprob> sampled;
   std::vector<TokenLogprob> top_logprobs;  // most likely first
   std::vector<float> logits;               // [num_tokens, vocab_size] if return_all_logits
+  // Of all workers and the request's steps so far; nothing if it reads every page.
+  std::optional<PageReads> page_reads;
   std::optional<Error> error;  // this sequence's step failed; it must be closed, the others go on
 };
 

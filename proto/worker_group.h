@@ -35,6 +35,8 @@ struct OpenSequenceOptions {
   // transient tail.
   std::optional<ContextId> base;
   int64_t base_tokens = 0;
+  // Reads every page of `base`, also where its policy has requests select pages.
+  bool reads_every_page = false;
   // An ingest: the sequence IS the context `context`, whose committed tokens it continues. Excludes
   // `base`.
   std::optional<ContextId> context;
@@ -66,6 +68,9 @@ struct WorkerStats {
   uint64_t disk_bytes_read = 0;
   uint64_t disk_bytes_written = 0;
   uint64_t pages_sealed = 0;
+  // Of contexts whose policy selects pages: what requests read, and what they chose from.
+  uint64_t selective_pages_read = 0;
+  uint64_t selective_pages_total = 0;
   uint64_t checksum_failures = 0;
   double disk_read_seconds = 0;
   double disk_write_seconds = 0;

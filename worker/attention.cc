@@ -60,7 +60,7 @@ Result<void> AttendSequence(Rank& rank, int32_t layer, const Batch::Part& part) 
   const int64_t last = first + static_cast<int64_t>(part.num_tokens) - 1;
   std::unique_ptr<PageCursor> cursor = [&] {
     const RankSpan span(rank, "kvstore/kv_store");
-    return rank.store.Read(part.work->sequence, layer, first, last);
+    return rank.store.Read(part.work->sequence, layer, first, last, params.q, params.q_stride);
   }();
   for (bool is_zero = false;; is_zero = true) {
     VARVE_TRY(params.views, cursor->Next());

@@ -276,9 +276,22 @@ Result<StepResult> LocalWorkerGroup::Step(const StepPlan& plan) {
     if (!one.error) {
       one = std::move(computed[i]);
       one.sequence = work[i]->sequence;
+      one.page_reads = PageReadsOf(one.sequence);
     }
   }
   return result;
+}
+
+std::optional<PageReads> LocalWorkerGroup::PageReadsOf(SequenceId sequence) const {
+  std::optional<PageReads> sum;
+  for (const std::unique_ptr<KvStore>& store : stores_) {
+    if (const std::optional<PageReads> reads = store->SelectedReads(sequence)) {
+      sum = sum.value_or(PageReads());
+      sum->read += reads->read;
+      sum->total += reads->total;
+    }
+  }
+  return sum;
 }
 
 std::vector<WorkerStats> LocalWorkerGroup::Stats() {

@@ -91,6 +91,8 @@ class LocalWorkerGroup final : public WorkerGroup {
   void StartRanks();
   Result<void> CheckPlan(const StepPlan& plan) const;
   Result<void> CheckWork(const SequenceWork& work) const;
+  // What the stores read for it by choice, together.
+  std::optional<PageReads> PageReadsOf(SequenceId sequence) const;
   Result<void> CheckModel(const ContextManifest& manifest) const;
   // Whether this model, with the codec tables it has, can read the context.
   Result<void> CheckReadable(const ContextManifest& manifest) const;

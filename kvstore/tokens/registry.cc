@@ -10,7 +10,6 @@ namespace varve {
 namespace {
 
 constexpr std::string_view kAll = "all";
-constexpr std::string_view kClusterKv = "clusterkv";
 
 Error Refusal(ErrorCode code, std::string what) {
   return Error{code, "kv policy: " + std::move(what)};
@@ -21,6 +20,7 @@ Error NoSuchPolicy(std::string_view name) {
   for (const TokenPolicy* policy : AllTokenPolicies()) {
     names += fmt::format(", {}", policy->name());
   }
+  names += fmt::format(", {}", kClusterKv);
   return Refusal(ErrorCode::kInvalidArgument,
                  fmt::format("there is no token policy '{}'; there are {}", name, names));
 }
@@ -44,13 +44,21 @@ std::span<const TokenPolicy* const> AllTokenPolicies() {
   return kPolicies;
 }
 
-int32_t TokenPolicy::MostKept(const TokenBudget& budget) const {
-  if (budget.keep <= 0) {
+bool SelectsPages(const KvPolicy& policy) {
+  return policy.tokens == kClusterKv;
+}
+
+int64_t CeilShare(double keep, int64_t count) {
+  if (keep <= 0) {
     return 0;
   }
   // A product that is whole but for its last bit is whole.
-  const auto share = static_cast<int32_t>(std::ceil(budget.keep * budget.num_tokens - 1e-9));
-  return std::min(std::max(share, 1), budget.num_tokens);
+  const auto share = static_cast<int64_t>(std::ceil(keep * static_cast<double>(count) - 1e-9));
+  return std::min(std::max<int64_t>(share, 1), count);
+}
+
+int32_t TokenPolicy::MostKept(const TokenBudget& budget) const {
+  return static_cast<int32_t>(CeilShare(budget.keep, budget.num_tokens));
 }
 
 uint64_t TokenPolicy::MostBytes(const TokenBudget& budget) const {
@@ -81,17 +89,12 @@ uint64_t ClassBytes(const TokenPolicy& policy, const TokenBudget& budget, const 
 }
 
 Result<const TokenPolicy*> FindTokenPolicy(const KvPolicy& policy) {
-  if (policy.tokens == kClusterKv) {
-    return Refusal(ErrorCode::kUnsupported,
-                   "clusterkv keeps every token and chooses which to read: it needs selective "
-                   "attention, which this build does not have. Keep all tokens with \"all\"");
-  }
   const bool all = policy.tokens == kAll;
   const TokenPolicy* found = nullptr;
   for (const TokenPolicy* candidate : AllTokenPolicies()) {
     found = candidate->name() == policy.tokens ? candidate : found;
   }
-  if (!all && found == nullptr) {
+  if (!all && found == nullptr && !SelectsPages(policy)) {
     return NoSuchPolicy(policy.tokens);
   }
   if (all && policy.keep != 1) {
@@ -100,7 +103,7 @@ Result<const TokenPolicy*> FindTokenPolicy(const KvPolicy& policy) {
                                "out, or name the token policy that chooses",
                                policy.keep));
   }
-  const bool may_be_zero = !all && found->may_keep_nothing();
+  const bool may_be_zero = found != nullptr && found->may_keep_nothing();
   const bool in_range = policy.keep <= 1 && (may_be_zero ? policy.keep >= 0 : policy.keep > 0);
   if (!in_range) {
     return Refusal(ErrorCode::kInvalidArgument,

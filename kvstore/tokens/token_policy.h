@@ -10,6 +10,9 @@
 // what stays depends neither on how many workers there are nor on how the text was cut into steps.
 // Sinks are not offered to it: they always stay. All kv heads have the same number of tokens in a
 // class.
+//
+// `clusterkv` is none of them: it keeps every token, and its share says how many pages a request
+// reads (SelectsPages). Next: kvstore/page_chooser.h
 #pragma once
 
 #include <array>
@@ -110,9 +113,16 @@ const Codec& CodecOfClass(const TokenPolicy& policy, const TokenBudget& budget, 
 // class that holds all of the page's tokens has not.
 uint64_t ClassBytes(const TokenPolicy& policy, const TokenBudget& budget, const ClassSizes& sizes);
 
-// The policy that KvPolicy::tokens names, or null for "all", which prunes nothing. Errors:
-// kInvalidArgument (no such name; the names there are; a `keep` out of its range), kUnsupported (a
-// policy that needs what this build does not have).
+// ceil(keep * count), at least one of any, at most all; none if `keep` is 0.
+int64_t CeilShare(double keep, int64_t count);
+
+inline constexpr std::string_view kClusterKv = "clusterkv";
+// Whether the context keeps all tokens and the requests on it read the share `keep` of its sealed
+// pages.
+bool SelectsPages(const KvPolicy& policy);
+
+// The policy that KvPolicy::tokens names, or null for "all" and "clusterkv", which prune nothing.
+// Errors: kInvalidArgument (no such name; the names there are; a `keep` out of its range).
 Result<const TokenPolicy*> FindTokenPolicy(const KvPolicy& policy);
 std::span<const TokenPolicy* const> AllTokenPolicies();
 

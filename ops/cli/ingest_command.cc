@@ -129,9 +129,11 @@ void AddIngestCommand(CLI::App& root, Invocation& chosen) {
                    "mikv (default: all)")
       ->type_name("POLICY");
   command
-      ->add_option("--keep",
-                   options->kv_keep,
-                   "The share of tokens that --kv-tokens keeps, above 0 and at most 1")
+      ->add_option(
+          "--keep",
+          options->kv_keep,
+          "The share of tokens that --kv-tokens keeps (of clusterkv: of pages that a request "
+          "reads), above 0 and at most 1")
       ->type_name("SHARE");
   command->add_flag("--no-wait",
                     options->no_wait,

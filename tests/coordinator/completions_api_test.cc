@@ -178,10 +178,44 @@ TEST(Completions, UsesAContext) {
   EXPECT_EQ(body["usage"]["prompt_tokens_details"]["cached_tokens"], 16);
   const Json chat = rig.Chat({{"context", "library"}, {"kv", {{"attention", "exact"}}}}).json();
   EXPECT_EQ(chat["usage"]["prompt_tokens"], 16 + 8);
+  // Only who says so wants every page.
+  std::vector<bool> reads_every_page;
+  for (const OpenSequenceOptions& options : rig.workers.opened()) {
+    if (options.base) {
+      reads_every_page.push_back(options.reads_every_page);
+    }
+  }
+  EXPECT_EQ(reads_every_page, (std::vector<bool>{false, true}));
   EXPECT_EQ(rig.Metric("varve_cached_prompt_tokens_total"), 32);
   EXPECT_EQ(rig.Metric("varve_prefill_tokens_total", "kind=\"document\""), 16);
   EXPECT_EQ(rig.Metric("varve_prefill_tokens_total", "kind=\"request\""), 13);
   EXPECT_EQ(rig.Metric("varve_ingested_tokens_total"), 16);
+}
+
+// Of all steps of the request, in one piece and streamed.
+TEST(Completions, UsageSaysWhatWasReadOfAContextByChoice) {
+  CoordinatorRig rig;
+  rig.MakeContext("library", "a long document");
+  const Json whole = rig.Complete({{"prompt", "hi"}, {"context", "library"}}).json();
+  EXPECT_FALSE(whole["usage"].contains("pages_read"));
+  EXPECT_FALSE(whole["usage"].contains("pages_total"));
+  rig.workers.ReadPagesByChoice({.read = 2, .total = 10});
+  // Three steps: the prompt draws 'h', then come 'i' and the end.
+  const Json chosen = rig.Complete({{"prompt", "hi"}, {"context", "library"}}).json();
+  EXPECT_EQ(chosen["usage"]["pages_read"], 6) << chosen;
+  EXPECT_EQ(chosen["usage"]["pages_total"], 30);
+  EXPECT_FALSE(rig.Complete({{"prompt", "hi"}}).json()["usage"].contains("pages_read"));
+  HttpClient client = rig.Client();
+  const std::string body =
+      R"({"model":"fake","messages":[{"role":"user","content":"hi"}],"context":"library",)"
+      R"("temperature":0,"max_tokens":2,"stream":true,"stream_options":{"include_usage":true}})";
+  client.Write("POST /v1/chat/completions HTTP/1.1\r\nContent-Length: " +
+               std::to_string(body.size()) + "\r\n\r\n" + body);
+  const std::vector<std::string> events = client.ReadResponse().events();
+  ASSERT_GE(events.size(), 2U);
+  const Json usage = Json::parse(events[events.size() - 2])["usage"];
+  EXPECT_EQ(usage["pages_read"], 4) << usage;
+  EXPECT_EQ(usage["pages_total"], 20);
 }
 
 TEST(Completions, RefusesAContextOfAnotherModelOrTokenizer) {

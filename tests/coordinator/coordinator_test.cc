@@ -155,6 +155,8 @@ TEST(Coordinator, ExportsMetrics) {
   EXPECT_EQ(rig.Metric("varve_http_requests_total", "path=\"/v1/contexts/{name}\""), 1);
   EXPECT_EQ(rig.Metric("varve_tier_budget_bytes", "tier=\"host\",worker=\"1\""), 100);
   EXPECT_EQ(rig.Metric("varve_page_reads_total", "tier=\"disk\",worker=\"1\""), 7);
+  EXPECT_EQ(rig.Metric("varve_selective_pages_read_total", "worker=\"1\""), 3);
+  EXPECT_EQ(rig.Metric("varve_selective_pages_offered_total", "worker=\"1\""), 11);
   EXPECT_THAT(metrics.body, testing::Not(HasSubstr("secret")));
   for (const char* name : {"varve_tier_used_bytes",
                            "varve_disk_bytes_read_total",

@@ -57,6 +57,11 @@ void FakeWorkerGroup::HoldSteps(bool held) {
 void FakeWorkerGroup::ReleaseSteps(int num_steps) {
   VARVE_FAKE_SET(released_ += num_steps);
 }
+void FakeWorkerGroup::ReadPagesByChoice(PageReads in_each_step) {
+  const std::lock_guard lock(mutex_);
+  reads_of_step_ = in_each_step;
+}
+
 void FakeWorkerGroup::HoldList(bool held) {
   VARVE_FAKE_SET(list_held_ = held);
 }
@@ -159,6 +164,11 @@ Result<StepResult> FakeWorkerGroup::Step(const StepPlan& plan) {
     }
     sequence.tokens.insert(sequence.tokens.end(), work.tokens.begin(), work.tokens.end());
     sequence.length += static_cast<int64_t>(work.tokens.size());
+    if (reads_of_step_ && sequence.options.base) {
+      sequence.page_reads.read += reads_of_step_->read;
+      sequence.page_reads.total += reads_of_step_->total;
+      sequence_result.page_reads = sequence.page_reads;
+    }
     if (work.sample) {
       sequence_result.sampled = Draw(&sequence, work);
       for (int32_t i = 0; i < work.num_top_logprobs; ++i) {
@@ -298,6 +308,8 @@ std::vector<WorkerStats> FakeWorkerGroup::Stats() {
   std::vector<WorkerStats> stats(2);
   stats[1].host = TierBytes{.used = 5, .budget = 100};
   stats[1].page_reads_disk = 7;
+  stats[1].selective_pages_read = 3;
+  stats[1].selective_pages_total = 11;
   return stats;
 }
 

@@ -54,6 +54,8 @@ class FakeWorkerGroup final : public WorkerGroup {
   void HoldSteps(bool held);
   void ReleaseSteps(int num_steps);
   void HoldList(bool held);
+  // Steps of sequences behind a context read so many pages by choice, each.
+  void ReadPagesByChoice(PageReads in_each_step);
   // Time that a step seems to take, reported to the clock by the test (see FakeClock): called in
   // every step.
   void OnStep(std::function<void(const StepPlan&)> hook);
@@ -92,6 +94,7 @@ class FakeWorkerGroup final : public WorkerGroup {
     int64_t length = 0;
     std::vector<int32_t> tokens;  // private ones, or those of the ingest since it was opened
     int64_t prompt_tokens = -1;   // set by the first sample
+    PageReads page_reads;
   };
 
   TokenLogprob Draw(Sequence* sequence, const SequenceWork& work) const;
@@ -104,6 +107,7 @@ class FakeWorkerGroup final : public WorkerGroup {
   std::vector<StepPlan> plans_;
   std::vector<OpenSequenceOptions> opened_;
   size_t num_closed_ = 0;
+  std::optional<PageReads> reads_of_step_;
   bool held_ = false;
   bool list_held_ = false;
   int released_ = 0;

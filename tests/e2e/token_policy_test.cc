@@ -135,7 +135,7 @@ TEST_F(TokenPolicyTest, PoliciesWithSeveralCodecsKeepAllTokensInFewerBytes) {
 }
 
 // HTTP, without the command line's own checks.
-TEST_F(TokenPolicyTest, ContextsOfSeveralCodecsAreMadeAndRefusedOverHttp) {
+TEST_F(TokenPolicyTest, ContextsThatKeepAllTokensAreMadeAndRefusedOverHttp) {
   const auto http = cli::HttpClient::Create(server_->url());
   ASSERT_OK(http);
   const auto create = [&](const std::string& name, const Json& kv) {
@@ -145,7 +145,7 @@ TEST_F(TokenPolicyTest, ContextsOfSeveralCodecsAreMadeAndRefusedOverHttp) {
     EXPECT_OK(response);
     return *response;
   };
-  for (const char* tokens : {"mikv", "qaq"}) {
+  for (const char* tokens : {"mikv", "qaq", "clusterkv"}) {
     const auto created = create(tokens, {{"codec", "int8"}, {"tokens", tokens}, {"keep", 0.25}});
     EXPECT_EQ(created.status, 202) << created.body;
     EXPECT_EQ(Json::parse(created.body).at("kv").at("tokens"), tokens);
@@ -157,7 +157,7 @@ TEST_F(TokenPolicyTest, ContextsOfSeveralCodecsAreMadeAndRefusedOverHttp) {
   }
   EXPECT_FALSE(server_->api().FindContext("bad").value().has_value());
   // The answer to a POST does not wait until the text is computed.
-  for (const char* tokens : {"mikv", "qaq"}) {
+  for (const char* tokens : {"mikv", "qaq", "clusterkv"}) {
     for (int tries = 0; tries < 600 && Show(tokens).status != "ready"; ++tries) {
       std::this_thread::sleep_for(std::chrono::milliseconds(100));
     }
@@ -173,7 +173,7 @@ TEST_F(TokenPolicyTest, RefusesWhatItCannotKeep) {
     EXPECT_THAT(result.err, HasSubstr(message));
     EXPECT_FALSE(server_->api().FindContext("bad").value().has_value());
   };
-  refused({"--kv-tokens", "clusterkv"}, "selective attention");
+  refused({"--kv-tokens", "clusterkv", "--keep", "0"}, "above 0 and at most 1");
   refused({"--kv-tokens", "snapvk", "--keep", "0.5"}, "there are all, streaming");
   refused({"--kv-tokens", "h2o", "--keep", "0"}, "above 0 and at most 1");
   refused({"--kv-tokens", "mikv", "--keep", "0"}, "above 0 and at most 1");

@@ -258,7 +258,7 @@ TEST_F(KvStoreContextsTest, AnIngestWritesItsPagesOnce) {
   }()));
   const int64_t start_us = SystemClock().NowUs();
   for (int32_t layer = 0; layer < 4; ++layer) {
-    auto cursor = group_->store(0).Read(kTwo, layer, kTokens - 1, kTokens - 1);
+    auto cursor = group_->store(0).Read(kTwo, layer, kTokens - 1, kTokens - 1, nullptr, 0);
     for (auto views = cursor->Next(); views.has_value() && !views->empty();
          views = cursor->Next()) {
     }

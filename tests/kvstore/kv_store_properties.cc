@@ -93,6 +93,10 @@ class Model {
     policy.page_tokens = kPageTokens;
     policy.sink_tokens = static_cast<int32_t>(rng_.Below(12));
     policy.recent_window_tokens = static_cast<int32_t>(rng_.Below(20));
+    if (rng_.Below(4) == 0) {
+      policy.tokens = "clusterkv";  // nothing is lost, whatever is held beside the pages
+      policy.keep = 0.5;
+    }
     return policy;
   }
 

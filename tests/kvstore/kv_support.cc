@@ -45,7 +45,7 @@ Result<std::vector<SeenToken>> ReadStore(KvStore& store,
                                          int64_t last_query,
                                          int rank) {
   std::vector<SeenToken> seen;
-  auto cursor = store.Read(sequence, layer, first_query, last_query);
+  auto cursor = store.Read(sequence, layer, first_query, last_query, nullptr, 0);
   const auto channels = static_cast<size_t>(geometry.num_kv_heads * geometry.head_dim);
   while (true) {
     VARVE_TRY(const auto views, cursor->Next());

@@ -46,7 +46,7 @@ TEST_F(PageCursorTest, AContextTenTimesTheHostBudgetIsWrittenAndRead) {
   EXPECT_GT(disk_->GetStats().bytes.used, 10 * host_budget_);
   for (int scan = 0; scan < 2; ++scan) {
     for (int32_t layer = 0; layer < 2; ++layer) {
-      auto cursor = group_->store(0).Read(kOne, layer, 9'999, 9'999);
+      auto cursor = group_->store(0).Read(kOne, layer, 9'999, 9'999, nullptr, 0);
       int64_t tokens = 0;
       for (auto views = cursor->Next();; views = cursor->Next()) {
         ASSERT_OK(views);
@@ -193,7 +193,7 @@ TEST_F(PageCursorTest, AnAbandonedCursorGivesBackWhatItHeld) {
   host_budget_ = 64 * kKiB;
   OpenColdContext();
   const uint64_t used = group_->store(0).Stats().host.used;
-  { auto cursor = group_->store(0).Read(kTwo, 0, 199, 199); }
+  { auto cursor = group_->store(0).Read(kTwo, 0, 199, 199, nullptr, 0); }
   EXPECT_EQ(group_->store(0).Stats().host.used, used);
 }
 

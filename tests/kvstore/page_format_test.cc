@@ -27,16 +27,18 @@ PageIdentity SmallIdentity() {
   return identity;
 }
 
-ResolvedPolicy SmallPolicy() {
+ResolvedPolicy SmallPolicy(const std::string& tokens = "all") {
   KvPolicy policy;
+  policy.tokens = tokens;
   policy.page_tokens = 8;
   policy.sink_tokens = 2;
   return ResolvedPolicy::Resolve(policy, MakeGeometry(1, 8, {0, 0, 0, 0})).value();
 }
 
 // A sealed page of 8 tokens, 2 of them sinks, 1 head of 8.
-std::vector<std::byte> SmallRecord(const PageIdentity& identity) {
-  const ResolvedPolicy policy = SmallPolicy();
+std::vector<std::byte> SmallRecord(const PageIdentity& identity,
+                                   const std::string& tokens = "all") {
+  const ResolvedPolicy policy = SmallPolicy(tokens);
   Sealer sealer(MakeGeometry(1, 8, {0, 0, 0, 0}));
   sealer.Reserve(policy);
   UnsealedRun run;
@@ -81,6 +83,24 @@ TEST(PageFormatTest, RoundTripsASealedPage) {
   }
 }
 
+TEST(PageFormatTest, RoundTripsKeyCentroids) {
+  const PageIdentity identity = SmallIdentity();
+  const auto bytes = SmallRecord(identity, "clusterkv");
+  const auto record = ParsePageRecord(bytes, identity);
+  ASSERT_OK(record);
+  EXPECT_EQ(record->key_centroids.size(), 16U);  // one cluster, 1 head of 8 in bf16
+  EXPECT_EQ(record->key_min_max.size(), 32U);
+  const auto plain = SmallRecord(identity);
+  EXPECT_TRUE(ParsePageRecord(plain, identity)->key_centroids.empty());
+}
+
+TEST(PageFormatTest, OneClusterStandsFor16Tokens) {
+  EXPECT_EQ(NumKeyClusters(1), 1);
+  EXPECT_EQ(NumKeyClusters(16), 1);
+  EXPECT_EQ(NumKeyClusters(17), 2);
+  EXPECT_EQ(NumKeyClusters(128), 8);
+}
+
 // Goal: the bytes of version 1 never change. VARVE_WRITE_GOLDEN=1 writes them anew, for a new
 // version only.
 TEST(PageFormatTest, WritesTheGoldenBytesOfVersion1) {
@@ -88,9 +108,15 @@ TEST(PageFormatTest, WritesTheGoldenBytesOfVersion1) {
   tail.kind = RecordKind::kTail;
   tail.commit_version = 9;
   tail.num_tokens = 5;
-  for (const auto& [name, identity] :
-       {std::pair("page_v1.bin", SmallIdentity()), std::pair("tail_v1.bin", tail)}) {
-    const auto bytes = SmallRecord(identity);
+  const struct {
+    const char* name;
+    PageIdentity identity;
+    const char* tokens;
+  } cases[] = {{"page_v1.bin", SmallIdentity(), "all"},
+               {"tail_v1.bin", tail, "all"},
+               {"page_centroids_v1.bin", SmallIdentity(), "clusterkv"}};
+  for (const auto& [name, identity, tokens] : cases) {
+    const auto bytes = SmallRecord(identity, tokens);
     const std::string text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
     const std::string path = std::string(VARVE_SOURCE_DIR "/tests/kvstore/golden/") + name;
     if (std::getenv("VARVE_WRITE_GOLDEN") != nullptr) {
@@ -105,7 +131,7 @@ TEST(PageFormatTest, WritesTheGoldenBytesOfVersion1) {
 
 TEST(PageFormatTest, RefusesEveryFlippedBit) {
   const PageIdentity identity = SmallIdentity();
-  const auto good = SmallRecord(identity);
+  const auto good = SmallRecord(identity, "clusterkv");
   for (size_t bit = 0; bit < good.size() * 8; ++bit) {
     auto bad = good;
     bad[bit / 8] ^= static_cast<std::byte>(1 << (bit % 8));
@@ -176,9 +202,10 @@ TEST(PageFormatTest, RefusesWhatANewerBuildWouldWriteByName) {
       {kHeaderBytes + kRowBytes + 6, 77, ErrorCode::kCodecMismatch, "version 77 of codec int8"},
       {kHeaderBytes + kRowBytes + 8, 0xabcd, ErrorCode::kCodecMismatch, "000000000000abcd"},
       {kHeaderBytes + 2 * kRowBytes + 6, 2, ErrorCode::kVersionSkew, "key bounds of layout 2"},
+      {kHeaderBytes + 3 * kRowBytes + 6, 3, ErrorCode::kVersionSkew, "key centroids of layout 3"},
   };
   for (const auto& one : cases) {
-    auto record = SmallRecord(identity);
+    auto record = SmallRecord(identity, "clusterkv");
     Poke(record, one.at, one.value);
     Rewrite(record, identity);
     const auto parsed = ParsePageRecord(record, identity);
@@ -191,15 +218,17 @@ TEST(PageFormatTest, RefusesSectionsThatDoNotFit) {
   const PageIdentity identity = SmallIdentity();
   const size_t run = kHeaderBytes + kRowBytes;
   const std::pair<size_t, uint64_t> pokes[] = {
-      {10, 0},                  // no sections (and the kind and space bytes beside them)
-      {run + 32, 8},            // offset inside the header
-      {run + 32, 1 << 20},      // offset behind the end
-      {run + 40, 1 << 20},      // longer than the record
-      {run + 40, 16},           // not the size of its tokens
-      {run + 16, 0x700000000},  // first token 0, num_tokens 7: more than its capacity
+      {10, 0},                         // no sections (and the kind and space bytes beside them)
+      {run + 32, 8},                   // offset inside the header
+      {run + 32, 1 << 20},             // offset behind the end
+      {run + 40, 1 << 20},             // longer than the record
+      {run + 40, 16},                  // not the size of its tokens
+      {run + 16, 0x700000000},         // first token 0, num_tokens 7: more than its capacity
+      {run + 2 * kRowBytes + 40, 0},   // centroids of no cluster
+      {run + 2 * kRowBytes + 40, 32},  // of two
   };
   for (const auto& [at, value] : pokes) {
-    auto record = SmallRecord(identity);
+    auto record = SmallRecord(identity, "clusterkv");
     if (at == 10) {
       Poke(record, at, static_cast<uint16_t>(value));
     } else {

@@ -79,5 +79,17 @@ TEST(PageGridTest, LayersWhoseWindowIsNoLongerThanTheRecentWindowNeverSeal) {
   }
 }
 
+TEST(PageGridTest, OwnedPagesAreFoundByTheirNumber) {
+  const KvPolicy policy;
+  for (int32_t rank = 0; rank < 3; ++rank) {
+    const PageGrid grid(policy, {rank, 3}, 17);
+    for (int64_t count = 0; count < 10; ++count) {
+      const int64_t page = grid.OwnedPage(count);
+      EXPECT_TRUE(grid.Owns(page));
+      EXPECT_EQ(grid.CountOwned(0, page), count);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace varve

@@ -1,5 +1,6 @@
 #include "kvstore/sealer.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -103,6 +104,49 @@ TEST_F(SealerTest, KeyBoundsHoldForEveryDecodedKeyAndAreTight) {
 TEST_F(SealerTest, WindowLayersHaveNoBounds) {
   const auto bytes = sealer_.Seal(policy_, Identity(1), run_);
   EXPECT_TRUE(ParsePageRecord(bytes, Identity(1))->key_min_max.empty());
+}
+
+TEST_F(SealerTest, CentroidsAreThoseOfTheDecodedKeys) {
+  KvPolicy policy = policy_.policy;
+  policy.tokens = "clusterkv";
+  policy_ = ResolvedPolicy::Resolve(policy, MakeGeometry(2, 8, {0, 64})).value();
+  sealer_.Reserve(policy_);
+  const auto bytes = sealer_.Seal(policy_, Identity(0), run_);
+  EXPECT_EQ(bytes.size(), sealer_.SealedBytes(policy_, Identity(0)));
+  const auto record = ParsePageRecord(bytes, Identity(0));
+  ASSERT_OK(record);
+  std::vector<float> k(kTokens * kChannels);
+  std::vector<float> v(k.size());
+  for (const PageRun& run : record->runs) {
+    const size_t at = static_cast<size_t>(run.first_token) * kChannels;
+    run.codec->Decode(sealer_.ShapeOf(run.token_capacity),
+                      0,
+                      run.num_tokens,
+                      run.encoded,
+                      {},
+                      k.data() + at,
+                      v.data() + at);
+  }
+  std::vector<uint16_t> want(static_cast<size_t>(NumKeyClusters(kTokens)) * kChannels);
+  KeyClusterer(MakeGeometry(2, 8, {0})).Cluster(k.data(), kTokens, NumKeyClusters(kTokens), want);
+  ASSERT_EQ(record->key_centroids.size(), want.size() * sizeof(uint16_t));
+  EXPECT_EQ(std::memcmp(record->key_centroids.data(), want.data(), record->key_centroids.size()),
+            0);
+  EXPECT_TRUE(std::ranges::equal(sealer_.key_centroids(), want));
+}
+
+TEST_F(SealerTest, WindowLayersAndPrivatePagesHaveNoCentroids) {
+  KvPolicy policy = policy_.policy;
+  policy.tokens = "clusterkv";
+  policy_ = ResolvedPolicy::Resolve(policy, MakeGeometry(2, 8, {0, 64})).value();
+  sealer_.Reserve(policy_);
+  PageIdentity scratch = Identity(0);
+  scratch.key.space = PageKey::Space::kScratch;
+  for (const PageIdentity& identity : {Identity(1), scratch}) {
+    const auto bytes = sealer_.Seal(policy_, identity, run_);
+    EXPECT_TRUE(ParsePageRecord(bytes, identity)->key_centroids.empty());
+    EXPECT_TRUE(sealer_.key_centroids().empty());
+  }
 }
 
 TEST_F(SealerTest, TailsComeBackBitForBit) {

@@ -59,9 +59,15 @@ class FaultyStore final : public KvStore {
   std::unique_ptr<PageCursor> Read(SequenceId s,
                                    int32_t layer,
                                    int64_t first,
-                                   int64_t last) override {
+                                   int64_t last,
+                                   const float* q,
+                                   size_t q_stride) override {
     const bool fails = fail_read == s && fail_read_layer == layer;
-    return std::make_unique<Cursor>(real_->Read(s, layer, first, last), fails, fail_read_late);
+    return std::make_unique<Cursor>(
+        real_->Read(s, layer, first, last, q, q_stride), fails, fail_read_late);
+  }
+  std::optional<PageReads> SelectedReads(SequenceId s) const override {
+    return real_->SelectedReads(s);
   }
   Result<void> EndStep(SequenceId s) override {
     if (fail_end == s) {

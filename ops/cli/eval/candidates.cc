@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "kvstore/page_format.h"
 #include "kvstore/tokens/token_policy.h"
 
 namespace varve::cli {
@@ -32,6 +33,14 @@ const TokenPolicy* TokenPolicyOf(std::string_view name) {
 // The mean over the layers, which need not keep the same share.
 double KeptBits(const Codec& codec, const PolicyChoice& policy, const ModelShape& shape) {
   const RunShape& page = shape.page;
+  if (policy.name == kClusterKv) {
+    const double values = 2.0 * page.num_kv_heads * page.token_capacity * page.head_dim;
+    const PageIdentity identity{.num_kv_heads = page.num_kv_heads,
+                                .head_dim = page.head_dim,
+                                .num_tokens = page.token_capacity};
+    return codec.BitsPerValue(page) +
+           8.0 * static_cast<double>(KeyCentroidsSection(identity, 0).bytes) / values;
+  }
   const TokenPolicy* tokens = TokenPolicyOf(policy.name);
   if (tokens == nullptr) {
     return codec.BitsPerValue(page);
@@ -80,6 +89,7 @@ std::span<const std::string_view> PolicyNames() {
     for (const TokenPolicy* policy : AllTokenPolicies()) {
       names.push_back(policy->name());
     }
+    names.push_back(kClusterKv);
     return names;
   }();
   return kNames;

@@ -21,7 +21,7 @@ inline constexpr std::string_view kExactCodec = "f32";
 // A token policy and its share (KvPolicy::keep).
 struct PolicyChoice {
   std::string name = "full";  // of PolicyNames()
-  double keep = 1;            // in (0, 1]; 1: every token
+  double keep = 1;            // in (0, 1]; 1: every token (of clusterkv: every page is read)
 
   // "full", or NAME:KEEP.
   std::string Label() const;

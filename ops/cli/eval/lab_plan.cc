@@ -8,6 +8,7 @@
 #include <fmt/ranges.h>
 
 #include "coordinator/text_model.h"
+#include "kvstore/tokens/token_policy.h"
 #include "proto/base/clock.h"
 #include "proto/base/file.h"
 #include "worker/codec_tables.h"
@@ -28,6 +29,24 @@ Result<void> CheckParts(const EvalOptions& options) {
       return Error{
           ErrorCode::kInvalidArgument,
           fmt::format("there is no part '{}'; there are: {}", part, fmt::join(known, ", "))};
+    }
+  }
+  return {};
+}
+
+// Requests on a context choose pages; what reads a sequence of its own, or only encodes it, would
+// give figures of exact attention that look like those of the choice.
+Result<void> CheckPageSelection(const EvalOptions& options) {
+  for (const std::string& label : options.policies) {
+    const bool selects = label.substr(0, label.find(':')) == kClusterKv;
+    for (const std::string& part : options.parts) {
+      if (selects && part != "retrieval") {
+        return Error{ErrorCode::kInvalidArgument,
+                     fmt::format("part '{}' says nothing about '{}', which chooses what a request "
+                                 "reads of a context: measure it with --parts retrieval",
+                                 part,
+                                 label)};
+      }
     }
   }
   return {};
@@ -66,6 +85,7 @@ bool Wants(const EvalOptions& options, std::string_view part) {
 
 Result<LabPlan> MakeLabPlan(const EvalOptions& options) {
   VARVE_RETURN_IF_ERROR(CheckParts(options));
+  VARVE_RETURN_IF_ERROR(CheckPageSelection(options));
   VARVE_RETURN_IF_ERROR(CheckOutliers(options));
   VARVE_TRY(const std::string config_text, ReadFile(options.model_dir + "/config.json"));
   VARVE_TRY(const ModelConfig config, ParseModelConfig(config_text));

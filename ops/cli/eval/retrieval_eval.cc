@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include "kvstore/tokens/token_policy.h"
+
 #include "ops/cli/eval/bootstrap.h"
 
 namespace varve::cli {
@@ -23,6 +25,40 @@ bool IsRight(const AskedQuestion& question, std::span<const float> logits) {
     const auto row = logits.subspan((place - 1) * vocab, vocab);
     return std::max_element(row.begin(), row.end()) - row.begin() == question.tokens[place];
   });
+}
+
+// The logits of requests as a server computes them: a step for what is given, then one for each
+// token of the answer. Where each step chooses what it reads, one step for all would choose for
+// them together.
+Result<std::vector<std::vector<float>>> StepAsServed(std::span<const AskedQuestion> questions,
+                                                     std::span<const SequenceWork> requests,
+                                                     LabModel* model) {
+  std::vector<std::vector<float>> logits(requests.size());
+  std::vector<size_t> done(requests.size(), 0);
+  while (true) {
+    std::vector<SequenceWork> work;
+    std::vector<size_t> places;
+    for (size_t i = 0; i < requests.size(); ++i) {
+      const std::vector<int32_t>& tokens = requests[i].tokens;
+      const size_t end = done[i] == 0 ? questions[i].scored.front() : done[i] + 1;
+      if (done[i] < tokens.size()) {
+        SequenceWork& piece = work.emplace_back(requests[i]);
+        piece.first_position += static_cast<int64_t>(done[i]);
+        piece.tokens.assign(tokens.begin() + static_cast<ptrdiff_t>(done[i]),
+                            tokens.begin() + static_cast<ptrdiff_t>(end));
+        places.push_back(i);
+        done[i] = end;
+      }
+    }
+    if (work.empty()) {
+      return logits;
+    }
+    VARVE_TRY(const auto stepped, model->StepAll(std::move(work)));
+    for (size_t i = 0; i < places.size(); ++i) {
+      std::vector<float>& all = logits[places[i]];
+      all.insert(all.end(), stepped[i].begin(), stepped[i].end());
+    }
+  }
 }
 
 // Ingests a document, asks everything about it, forgets it.
@@ -46,7 +82,9 @@ Result<void> Ask(const Document& document,
                 model->OpenSequence({.base = context, .base_tokens = length, .policy = policy}));
       work.push_back({.sequence = sequence, .first_position = length, .tokens = question.tokens});
     }
-    VARVE_TRY(const auto logits, model->StepAll(work));
+    const auto questions = std::span(document.questions).subspan(first, end - first);
+    VARVE_TRY(const auto logits,
+              SelectsPages(policy) ? StepAsServed(questions, work, model) : model->StepAll(work));
     for (size_t i = first; i < end; ++i) {
       VARVE_RETURN_IF_ERROR(model->CloseSequence(work[i - first].sequence));
       const AskedQuestion& question = document.questions[i];

@@ -5,7 +5,9 @@
 // its own on the context: nothing of it was there when the context was compressed. The chat
 // template renders the question, the answer's beginning "{key} is" is given, and the value must
 // follow: every token of it the likeliest one, which is exact match under greedy decoding. (The
-// value is fed as it should be: after a wrong token the question is lost anyway.)
+// value is fed as it should be: after a wrong token the question is lost anyway.) All of it is one
+// step; where requests choose pages (clusterkv), the tokens of the value are steps of their own, as
+// when they are served.
 //
 //   retrieval_exact      share of questions answered exactly, all tasks and lengths
 //   retrieval_low, _high its 95 % bootstrap interval

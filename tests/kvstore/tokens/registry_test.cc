@@ -27,12 +27,26 @@ TEST(TokenPolicyRegistry, RefusesAnUnknownNameWithTheNamesThereAre) {
   for (const TokenPolicy* policy : AllTokenPolicies()) {
     EXPECT_NE(found.error().message.find(policy->name()), std::string::npos) << policy->name();
   }
+  EXPECT_NE(found.error().message.find("clusterkv"), std::string::npos);
 }
 
-TEST(TokenPolicyRegistry, RefusesToPretendThatClusterKvWorks) {
-  const auto found = FindTokenPolicy(Policy("clusterkv", 1));
-  ASSERT_ERROR(found, ErrorCode::kUnsupported);
-  EXPECT_NE(found.error().message.find("selective attention"), std::string::npos);
+TEST(TokenPolicyRegistry, ClusterKvPrunesNothingAndSelectsPages) {
+  for (const double keep : {0.01, 1.0}) {
+    const auto found = FindTokenPolicy(Policy("clusterkv", keep));
+    ASSERT_OK(found);
+    EXPECT_EQ(*found, nullptr);
+  }
+  EXPECT_TRUE(SelectsPages(Policy("clusterkv", 0.5)));
+  EXPECT_FALSE(SelectsPages(KvPolicy{}));
+  EXPECT_FALSE(SelectsPages(Policy("snapkv", 0.5)));
+}
+
+TEST(TokenPolicyRegistry, ClusterKvReadsMoreThanNothingAndNoMoreThanAll) {
+  for (const double keep : {0.0, -0.5, 1.5}) {
+    const auto found = FindTokenPolicy(Policy("clusterkv", keep));
+    ASSERT_ERROR(found, ErrorCode::kInvalidArgument);
+    EXPECT_NE(found.error().message.find("above 0 and at most 1"), std::string::npos);
+  }
 }
 
 TEST(TokenPolicyRegistry, RefusesAShareOfAllTokens) {

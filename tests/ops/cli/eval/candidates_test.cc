@@ -68,6 +68,20 @@ TEST(Candidates, BitsLeaveOutWhatNeedsMore) {
   EXPECT_TRUE(has_rot4);
 }
 
+// All tokens, and eight centroids of 16 bits for each channel of 128 keys and values.
+TEST(Candidates, ClusterKvCostsItsCentroids) {
+  EvalOptions options;
+  options.codecs = {"int8"};
+  options.policies = {"clusterkv:0.1"};
+  const auto candidates = MakeCandidates(options, {kPage.num_kv_heads, kPage.head_dim, 128});
+  ASSERT_OK(candidates);
+  EXPECT_NEAR(
+      candidates->front().bpe,
+      CodecOf("int8")->BitsPerValue({kPage.num_kv_heads, kPage.head_dim, 128}) + 8 * 16 / 256.0,
+      1e-9);
+  EXPECT_EQ(candidates->front().Kv().tokens, "clusterkv");
+}
+
 TEST(Candidates, RefuseByName) {
   EvalOptions options;
   options.codecs = {"int5"};
