@@ -115,8 +115,7 @@ WordBasis& BasisOf(const WordTables& tables) {
   return *reinterpret_cast<WordBasis*>(tables.own);
 }
 
-static_assert(sizeof(WordBasis) + WordBasisPanelBytes(kMaxWordChannels) <=
-              kWordOwnBytes);
+static_assert(sizeof(WordBasis) + WordBasisPanelBytes(kMaxWordChannels) <= kWordOwnBytes);
 
 }  // namespace
 
