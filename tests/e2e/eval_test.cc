@@ -174,7 +174,8 @@ TEST_F(EvalTest, TradeoffComparesFourCodecsAtEachBudgetAndSaysWhatTheShapeIs) {
   for (size_t i = 0; i < rows.size(); ++i) {
     EXPECT_EQ(rows[i].at("part"), "tradeoff");
     EXPECT_EQ(rows[i].at("budget"), i < 4 ? 2 : 1);
-    EXPECT_NEAR(rows[i].at("bpe"), rows[i].at("budget"), 1e-9);
+    EXPECT_LE(rows[i].at("bpe"), rows[i].at("budget"));
+    EXPECT_NEAR(rows[i].at("bpe"), rows[i].at("budget"), 16.5 / 128);  // the bits of one token
     EXPECT_TRUE(rows[i].contains("kl_mean"));
     EXPECT_TRUE(rows[i].contains("retrieval_exact"));
   }
