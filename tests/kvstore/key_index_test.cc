@@ -105,6 +105,24 @@ TEST_F(KeyIndexStoreTest, PagesOfADroppedIngestLeaveTheIndex) {
   }
 }
 
+// 272 tokens: 16 sealed pages, two full blocks. The ingest could not reserve room when its step
+// began.
+TEST_F(KeyIndexStoreTest, ARequestMayFillTheIndexInTheMiddleOfAnIngestsStep) {
+  OpenDisk();
+  OpenStores(1);
+  Ingest(kContext, kIngest, 272, Selective(0.3));
+  OpenDisk();
+  OpenStores(1);
+  ASSERT_OK(group_->OpenSequence(kIngest, IngestOf(kContext)));
+  ASSERT_OK(group_->Step(kIngest, kContext, 40, [&] { OpenAsker(272, 0.3); }));
+  ExpectChoice(16, 0.3, kGlobal, 1);
+  ASSERT_OK(group_->CloseSequence(kAsker));
+  Append(kIngest, kContext, 88);
+  ASSERT_OK(group_->Commit(kIngest, Version(kContext, 2, 400, Selective(0.3))));
+  OpenAsker(400, 0.3);
+  ExpectChoice(24, 0.3, kGlobal, 2);
+}
+
 TEST_F(KeyIndexStoreTest, UsageCountsWhatCentroidsTake) {
   OpenDisk();
   OpenStores(1);
@@ -213,6 +231,34 @@ TEST_F(KeyIndexStoreTest, ADamagedPageFailsTheRequestThatFillsTheIndex) {
   EXPECT_NE(without.error().message.find("no key centroids"), std::string::npos);
   put(good);
   EXPECT_OK(group_->Step(kAsker, 5, 1));
+}
+
+TEST_F(KeyIndexStoreTest, PagesBehindADamagedOneAreLeftToTheRequestThatFindsItWhole) {
+  OpenDisk();
+  OpenStores(1);
+  Ingest(kContext, kIngest, 200, Selective(0.3));
+  const PageKey key{PageKey::Space::kContext, kContext, 2, 2, 5};
+  const std::vector<std::byte> good = disk_->GetPages({key}).get().value().at(0);
+  std::vector<std::byte> bad = good;
+  bad.back() ^= std::byte{1};
+  const auto put = [&](std::span<const std::byte> record) {
+    ASSERT_OK(disk_->PutPages({&key, 1}, {&record, 1}));
+  };
+  put(bad);
+  OpenDisk();
+  OpenStores(1);
+  ASSERT_OK(group_->OpenSequence(kAsker, Asking(200, 0.3)));
+  ASSERT_ERROR(group_->Step(kAsker, 5, 1), ErrorCode::kPageCorrupt);
+  ASSERT_OK(group_->CloseSequence(kAsker));
+  ASSERT_OK(group_->OpenSequence(kIngest, IngestOf(kContext)));
+  Append(kIngest, kContext, 200);
+  ASSERT_OK(group_->Commit(kIngest, Version(kContext, 2, 400, Selective(0.3))));
+  put(good);
+  OpenAsker(400, 0.3);
+  for (uint64_t seed = 0; seed < 5; ++seed) {
+    ExpectChoice(24, 0.3, kGlobal, seed);
+    ExpectChoice(24, 0.3, 2, seed);
+  }
 }
 
 }  // namespace
