@@ -264,6 +264,9 @@ class NuqCodec final : public HeadCodec, public WordDecoder {
                            const OutlierRows& outliers) {
     const size_t first = first_token * at.num_outliers;
     const size_t count = num_tokens * at.num_outliers;
+    if (count == 0) {
+      return;
+    }
     std::memcpy(outliers.dims, block + at.dims + first, count);
     Widen(block + at.outliers + first * sizeof(uint16_t), DType::kF16, count, outliers.values);
     for (size_t place = 0; place < count; ++place) {
