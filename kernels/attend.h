@@ -61,8 +61,9 @@ struct AttendParams {
 // How far o and lse may be from exact attention over the decoded runs, absolutely and relative to
 // them, for values and scores of size 1. Runs of codes of up to 8 bits (int8, int4..2, rot4..2; of
 // few queries kivi, too) are computed in integers: codes exactly, queries and softmax weights
-// rounded to 16 bits, hundreds of times finer than what the codec itself rounds. So are those of
-// nuq and think for few queries, whose keys are turned in 16 bits, too (codec/word_decoder.h).
+// rounded to 16 bits, hundreds of times finer than what the codec itself rounds. So are, for few
+// queries, those of codecs that offer words, whose keys are turned in 16 bits, too
+// (codec/word_decoder.h).
 double AttendTolerance(CodecId codec);
 
 // Scratch memory of Attend, reused from call to call. One per caller; grows to the largest call,
