@@ -48,6 +48,8 @@ class PageCursor {
   // overlaps the attention over the batch before. Errors: kPageCorrupt (checksum), kPageMissing,
   // kIoError, kBudgetExceeded.
   virtual Result<std::span<const KvView>> Next() = 0;
+  // The page of each view of the last batch: [num_views]. A page can have several views.
+  virtual std::span<const int64_t> pages() const = 0;
   virtual ~PageCursor() = default;
 };
 

@@ -55,6 +55,7 @@ class Cursor final : public PageCursor {
   Cursor(const PageCursorDeps& deps, uint16_t layer, std::vector<PageSegment> segments);
   ~Cursor() override;
   Result<std::span<const KvView>> Next() override;
+  std::span<const int64_t> pages() const override { return pages_; }
 
  private:
   struct Slot {
@@ -99,6 +100,7 @@ class Cursor final : public PageCursor {
   Batch current_;
   Batch ahead_;
   std::vector<KvView> views_;
+  std::vector<int64_t> pages_;  // [views]
 };
 
 Cursor::Cursor(const PageCursorDeps& deps, uint16_t layer, std::vector<PageSegment> segments)
@@ -135,6 +137,7 @@ void Cursor::Advance(int64_t page) {
 
 Result<std::span<const KvView>> Cursor::Next() {
   views_.clear();
+  pages_.clear();
   do {
     Drain(current_);
     current_ = std::exchange(ahead_, Batch{});
@@ -148,6 +151,7 @@ Result<std::span<const KvView>> Cursor::Next() {
     VARVE_RETURN_IF_ERROR(Receive(current_));
     for (Slot& slot : current_.slots) {
       VARVE_RETURN_IF_ERROR(AddViews(slot));
+      pages_.resize(views_.size(), slot.page);
     }
   } while (views_.empty() && !current_.slots.empty());
   return std::span<const KvView>(views_);
