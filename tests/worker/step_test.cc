@@ -111,6 +111,7 @@ class FaultyStore final : public KvStore {
       }
       return views;
     }
+    std::span<const int64_t> pages() const override { return real_->pages(); }
 
    private:
     std::unique_ptr<PageCursor> real_;
