@@ -108,6 +108,51 @@ Result<Envelope> OpenEnvelope(std::string_view what,
   return Envelope{found, body.substr(kMagicBytes + sizeof(found))};
 }
 
+void AppendFork(std::string& record, const ContextManifest& manifest) {
+  Append(record, static_cast<uint16_t>(manifest.lineage.size()));
+  for (const LineagePart& part : manifest.lineage) {
+    Append(record, part.owner.value);
+    Append(record, part.version);
+    Append(record, part.end_page);
+    Append(record, part.num_tokens);
+    Append(record, part.text_bytes);
+  }
+  Append(record, manifest.tail.owner.value);
+  Append(record, manifest.tail.version);
+  AppendString(record, manifest.parent);
+}
+
+void ReadFork(FieldReader& reader, ContextManifest& manifest) {
+  uint16_t num_parts = 0;
+  reader.Read(num_parts);
+  for (uint16_t i = 0; i < num_parts && reader.ok(); ++i) {
+    LineagePart part;
+    reader.Read(part.owner.value);
+    reader.Read(part.version);
+    reader.Read(part.end_page);
+    reader.Read(part.num_tokens);
+    reader.Read(part.text_bytes);
+    manifest.lineage.push_back(part);
+  }
+  reader.Read(manifest.tail.owner.value);
+  reader.Read(manifest.tail.version);
+  reader.ReadString(manifest.parent);
+}
+
+// Parts follow one another and end within the context.
+bool LineageFits(const ContextManifest& manifest) {
+  LineagePart before;
+  for (const LineagePart& part : manifest.lineage) {
+    if (part.end_page < before.end_page || part.num_tokens < before.num_tokens ||
+        part.text_bytes < before.text_bytes || part.owner.value == 0) {
+      return false;
+    }
+    before = part;
+  }
+  return before.num_tokens <= manifest.num_tokens && before.text_bytes <= manifest.text_bytes &&
+         before.end_page * manifest.policy.page_tokens <= manifest.num_tokens;
+}
+
 }  // namespace
 
 std::string EncodeManifest(const ContextManifest& manifest) {
@@ -130,6 +175,12 @@ std::string EncodeManifest(const ContextManifest& manifest) {
   AppendString(record, manifest.name);
   Append(record, manifest.policy.keep);
   AppendString(record, manifest.policy.tokens);
+  AppendString(record, {});  // version 3: warm and cold codec
+  AppendString(record, {});
+  AppendFork(record, manifest);
+  Append(record, static_cast<uint8_t>(manifest.attributes.pinned));
+  Append(record, manifest.attributes.ttl_s);
+  Append(record, manifest.attributes.last_used_unix_s);
   AppendChecksum(record, ManifestRowKey(manifest.id, manifest.version));
   return record;
 }
@@ -158,7 +209,28 @@ Result<ContextManifest> DecodeManifest(std::string_view row, std::string_view re
     reader.Read(manifest.policy.keep);
     reader.ReadString(manifest.policy.tokens);
   }
-  if (!reader.ok() || !reader.empty() || ManifestRowKey(manifest.id, manifest.version) != row) {
+  if (envelope.version >= 3) {
+    std::string warm_codec;
+    std::string cold_codec;
+    reader.ReadString(warm_codec);
+    reader.ReadString(cold_codec);
+    if (!warm_codec.empty() || !cold_codec.empty()) {
+      return Error{ErrorCode::kVersionSkew,
+                   Describe("manifest", row) + " has codecs for lower tiers; this build has none"};
+    }
+  }
+  if (envelope.version >= 4) {
+    ReadFork(reader, manifest);
+    uint8_t pinned = 0;
+    reader.Read(pinned);
+    manifest.attributes.pinned = pinned != 0;
+    reader.Read(manifest.attributes.ttl_s);
+    reader.Read(manifest.attributes.last_used_unix_s);
+  } else {
+    manifest.attributes.last_used_unix_s = manifest.updated_unix_s;
+  }
+  if (!reader.ok() || !reader.empty() || !LineageFits(manifest) ||
+      ManifestRowKey(manifest.id, manifest.version) != row) {
     return Error{ErrorCode::kPageCorrupt,
                  Describe("manifest", row) + " is corrupt: its fields do not fit"};
   }

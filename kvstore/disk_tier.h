@@ -84,13 +84,20 @@ class DiskTier {
   // Flushes pages, tails and text, then writes and syncs the manifest: the commit point.
   virtual Result<void> CommitManifest(const ContextManifest& manifest,
                                       const ContextAppend& append) = 0;
-  // Deletes what only versions before `version` needed.
-  virtual Result<void> DropOlderVersions(ContextId context, uint64_t version) = 0;
+  // Writes and syncs a manifest that names nothing new: the first one of a fork, or the committed
+  // one with other values of what changes without a commit.
+  virtual Result<void> WriteManifest(const ContextManifest& manifest) = 0;
+  // Deletes the manifests of versions before `version` and their tails, but not those tails whose
+  // versions are in `kept_tails` (forks and open requests read them).
+  virtual Result<void> DropOlderVersions(ContextId context,
+                                         uint64_t version,
+                                         std::span<const uint64_t> kept_tails = {}) = 0;
   virtual Result<std::vector<ContextManifest>>
   ListManifests() = 0;  // newest version of each context
   virtual Result<std::string> ReadText(ContextId context) = 0;
   virtual Result<std::vector<int32_t>> ReadTokens(ContextId context) = 0;
-  // Deletes the manifest first (synced), then everything else of the context.
+  // Deletes the manifest first (synced), then everything of the context that no fork names; and of
+  // deleted contexts what only this one, their fork, still named.
   virtual Result<void> DeleteContext(ContextId context) = 0;
   virtual Result<void> DeleteScratch(SequenceId sequence) = 0;
   // Pages of a context that are on disk: their keys, in key order (recovery, damage scans).

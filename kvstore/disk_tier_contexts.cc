@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include <fmt/format.h>
 #include <rocksdb/write_batch.h>
@@ -39,6 +40,10 @@ Result<void> RocksDiskTier::CommitManifest(const ContextManifest& manifest,
   // 2. Everything that the manifest will name becomes durable.
   VARVE_RETURN_IF_ERROR(Flush());
   // 3. The commit point.
+  return WriteManifest(manifest);
+}
+
+Result<void> RocksDiskTier::WriteManifest(const ContextManifest& manifest) {
   rocksdb::WriteBatch batch;
   const std::string record = EncodeManifest(manifest);
   batch.Put(handle(Table::kManifests), ManifestRowKey(manifest.id, manifest.version), record)
@@ -87,13 +92,12 @@ Result<ContextManifest> RocksDiskTier::NewestManifest(ContextId context) const {
   return *found;
 }
 
-Result<std::string> RocksDiskTier::ReadTexts(ContextId context, TextKind kind) {
-  VARVE_TRY(const ContextManifest manifest, NewestManifest(context));
-  VARVE_TRY(const auto rows, ListRows(Table::kText, OwnerPrefix(context.value)));
+Result<std::string> RocksDiskTier::ReadOwnTexts(ContextId owner, uint64_t version, TextKind kind) {
+  VARVE_TRY(const auto rows, ListRows(Table::kText, OwnerPrefix(owner.value)));
   std::vector<std::string> keys;
   for (const auto& [row, bytes] : rows) {
     if (row.back() == static_cast<char>(kind) &&
-        ReadBigEndian(std::string_view(row).substr(8), 8) <= manifest.version) {
+        ReadBigEndian(std::string_view(row).substr(8), 8) <= version) {
       keys.push_back(row);
     }
   }
@@ -105,17 +109,37 @@ Result<std::string> RocksDiskTier::ReadTexts(ContextId context, TextKind kind) {
         DecodeText(keys[i], {reinterpret_cast<const char*>(records[i].data()), records[i].size()}));
     whole.append(part);
   }
-  const uint64_t expected = kind == TextKind::kText
-                                ? manifest.text_bytes
-                                : static_cast<uint64_t>(manifest.num_tokens) * sizeof(int32_t);
-  if (whole.size() != expected) {
-    return Error{ErrorCode::kPageMissing,
-                 fmt::format("{}: the {} of context {} have {} bytes; its manifest names {}",
-                             options_.directory,
-                             kind == TextKind::kText ? "text records" : "token records",
-                             context.value,
-                             whole.size(),
-                             expected)};
+  return whole;
+}
+
+Result<std::string> RocksDiskTier::ReadTexts(ContextId context, TextKind kind) {
+  VARVE_TRY(const ContextManifest manifest, NewestManifest(context));
+  const auto bytes_of = [kind](int64_t num_tokens, uint64_t text_bytes) {
+    return kind == TextKind::kText ? text_bytes
+                                   : static_cast<uint64_t>(num_tokens) * sizeof(int32_t);
+  };
+  std::vector<LineagePart> parts = manifest.lineage;
+  parts.push_back({manifest.id, manifest.version, 0, manifest.num_tokens, manifest.text_bytes});
+  std::string whole;
+  for (const LineagePart& part : parts) {
+    const uint64_t end = bytes_of(part.num_tokens, part.text_bytes);
+    if (whole.size() == end) {
+      continue;
+    }
+    VARVE_TRY(std::string own, ReadOwnTexts(part.owner, part.version, kind));
+    const uint64_t expected = end - whole.size();
+    const bool may_be_cut = part.owner != manifest.id;
+    if (own.size() < expected || (own.size() > expected && !may_be_cut)) {
+      return Error{ErrorCode::kPageMissing,
+                   fmt::format("{}: the {} of context {} have {} bytes; its manifest names {}",
+                               options_.directory,
+                               kind == TextKind::kText ? "text records" : "token records",
+                               part.owner.value,
+                               own.size(),
+                               expected)};
+    }
+    own.resize(expected);
+    whole = whole.empty() ? std::move(own) : whole + own;
   }
   return whole;
 }
@@ -131,12 +155,16 @@ Result<std::vector<int32_t>> RocksDiskTier::ReadTokens(ContextId context) {
   return tokens;
 }
 
-Result<void> RocksDiskTier::DropOlderVersions(ContextId context, uint64_t version) {
+Result<void> RocksDiskTier::DropOlderVersions(ContextId context,
+                                              uint64_t version,
+                                              std::span<const uint64_t> kept_tails) {
   const std::lock_guard lock(mutex_);
   VARVE_TRY(const auto tails, ListRows(Table::kTails, OwnerPrefix(context.value)));
   std::vector<Row> old;
   for (const auto& [row, bytes] : tails) {
-    if (ReadBigEndian(std::string_view(row).substr(8), 8) < version) {
+    const uint64_t found = ReadBigEndian(std::string_view(row).substr(8), 8);
+    if (found < version &&
+        std::find(kept_tails.begin(), kept_tails.end(), found) == kept_tails.end()) {
       old.push_back({Table::kTails, row, {}});
     }
   }
@@ -151,24 +179,62 @@ Result<void> RocksDiskTier::DropOlderVersions(ContextId context, uint64_t versio
   return DeleteRowsLocked(old);
 }
 
+bool RocksDiskTier::IsNamed(const NamedRecords& named, Table table, std::string_view row) {
+  switch (table) {
+    case Table::kPages:
+      return named.HasPage(row);
+    case Table::kTails:
+      return named.HasTail(row);
+    case Table::kText:
+      return named.HasText(row);
+    default:
+      return false;
+  }
+}
+
+Result<void> RocksDiskTier::DeleteUnnamedLocked(const NamedRecords& named, ContextId owner) {
+  for (const Table table : {Table::kPages, Table::kTails, Table::kText}) {
+    VARVE_TRY(const auto rows, ListRows(table, OwnerPrefix(owner.value)));
+    std::vector<Row> unnamed;
+    for (const auto& [row, bytes] : rows) {
+      if (!IsNamed(named, table, row)) {
+        unnamed.push_back({table, row, {}});
+      }
+    }
+    VARVE_RETURN_IF_ERROR(DeleteRowsLocked(unnamed));
+  }
+  return {};
+}
+
 Result<void> RocksDiskTier::DeleteContext(ContextId context) {
   const std::string prefix = OwnerPrefix(context.value);
-  const std::string end = PrefixEnd(prefix);
   const std::lock_guard lock(mutex_);
+  VARVE_TRY(const auto before, AllManifests());
   // 1. The manifest, durably: from here on the context does not exist.
   rocksdb::WriteBatch commit;
-  commit.DeleteRange(handle(Table::kManifests), prefix, end).PermitUncheckedError();
+  commit.DeleteRange(handle(Table::kManifests), prefix, PrefixEnd(prefix)).PermitUncheckedError();
   if (const rocksdb::Status status = Write(commit, true); !status.ok()) {
     return ToError(status, "delete a manifest");
   }
-  // 2. The rest; what a crash leaves of it is deleted at the next start.
-  for (const Table table : {Table::kPages, Table::kTails, Table::kText}) {
-    VARVE_TRY(const auto rows, ListRows(table, prefix));
-    std::vector<Row> all;
-    for (const auto& [row, bytes] : rows) {
-      all.push_back({table, row, {}});
+  // 2. The rest; what a crash leaves of it is deleted at the next start. A live owner keeps all it
+  // has: its ingest may have sealed pages that no manifest names yet.
+  std::set<ContextId> owners = {context};
+  std::vector<ContextManifest> left;
+  for (const ContextManifest& manifest : before) {
+    if (manifest.id != context) {
+      left.push_back(manifest);
+      continue;
     }
-    VARVE_RETURN_IF_ERROR(DeleteRowsLocked(all));
+    for (const LineagePart& part : manifest.lineage) {
+      owners.insert(part.owner);
+    }
+    owners.insert(manifest.committed_tail().owner);
+  }
+  const NamedRecords named(left);
+  for (const ContextId owner : owners) {
+    if (!named.IsLive(owner)) {
+      VARVE_RETURN_IF_ERROR(DeleteUnnamedLocked(named, owner));
+    }
   }
   return {};
 }

@@ -1,6 +1,4 @@
 #include <algorithm>
-#include <map>
-#include <set>
 
 #include <fmt/format.h>
 #include <rocksdb/cache.h>
@@ -205,49 +203,16 @@ Result<void> RocksDiskTier::EmptyScratch() {
   return status.ok() ? Result<void>() : ToError(status, "empty the scratch pages");
 }
 
-namespace {
-
-// Whether a manifest names the record with this index row.
-bool IsNamed(Table table,
-             std::string_view row,
-             const std::map<uint64_t, ContextManifest>& newest,
-             const std::set<std::pair<uint64_t, uint64_t>>& versions) {
-  const uint64_t owner = ReadBigEndian(row, 8);
-  const auto found = newest.find(owner);
-  if (found == newest.end() || table == Table::kScratch) {
-    return false;
-  }
-  const ContextManifest& manifest = found->second;
-  switch (table) {
-    case Table::kPages: {
-      const PageKey key = ParsePageRowKey(PageKey::Space::kContext, row);
-      const int64_t sealed_tokens = manifest.num_tokens - manifest.policy.recent_window_tokens;
-      return (static_cast<int64_t>(key.page) + 1) * manifest.policy.page_tokens <= sealed_tokens;
-    }
-    case Table::kTails:
-      return versions.contains({owner, ReadBigEndian(row.substr(8), 8)});
-    default:
-      return ReadBigEndian(row.substr(8), 8) <= manifest.version;
-  }
-}
-
-}  // namespace
-
 Result<void> RocksDiskTier::RecoverAccounting() {
   VARVE_TRY(const auto manifests, AllManifests());
-  std::map<uint64_t, ContextManifest> newest;
-  std::set<std::pair<uint64_t, uint64_t>> versions;
-  for (const ContextManifest& manifest : manifests) {
-    newest[manifest.id.value] = manifest;  // versions of a context come in ascending order
-    versions.emplace(manifest.id.value, manifest.version);
-  }
+  const NamedRecords named(manifests);
   const std::lock_guard lock(mutex_);
   for (const Table table : {Table::kPages, Table::kTails, Table::kText, Table::kScratch}) {
     VARVE_TRY(const auto rows, ListRows(table, ""));
     std::vector<Row> orphans;
     for (const auto& [key, bytes] : rows) {
       used_ += bytes;
-      if (!IsNamed(table, key, newest, versions)) {
+      if (!IsNamed(named, table, key)) {
         orphans.push_back({table, key, {}});
       }
     }

@@ -27,6 +27,7 @@
 
 #include "kvstore/disk_tier.h"
 #include "kvstore/io_pool.h"
+#include "kvstore/named_records.h"
 #include "kvstore/record_keys.h"
 
 namespace varve {
@@ -62,7 +63,10 @@ class RocksDiskTier final : public DiskTier {
       std::vector<PageKey> keys) override;
   Result<void> CommitManifest(const ContextManifest& manifest,
                               const ContextAppend& append) override;
-  Result<void> DropOlderVersions(ContextId context, uint64_t version) override;
+  Result<void> WriteManifest(const ContextManifest& manifest) override;
+  Result<void> DropOlderVersions(ContextId context,
+                                 uint64_t version,
+                                 std::span<const uint64_t> kept_tails) override;
   Result<std::vector<ContextManifest>> ListManifests() override;
   Result<std::string> ReadText(ContextId context) override;
   Result<std::vector<int32_t>> ReadTokens(ContextId context) override;
@@ -117,9 +121,14 @@ class RocksDiskTier final : public DiskTier {
                                                                  std::string_view prefix) const;
 
   // Contexts (disk_tier_contexts.cc).
+  static bool IsNamed(const NamedRecords& named, Table table, std::string_view row);
+  // What an owner of deleted or never committed records still has and no manifest names.
+  Result<void> DeleteUnnamedLocked(const NamedRecords& named, ContextId owner);
   Result<std::vector<ContextManifest>> AllManifests() const;
   Result<ContextManifest> NewestManifest(ContextId context) const;
   Result<std::string> ReadTexts(ContextId context, TextKind kind);
+  // The records of one owner up to a version, one after another.
+  Result<std::string> ReadOwnTexts(ContextId owner, uint64_t version, TextKind kind);
 
   // Space (disk_tier_space.cc).
   // Makes everything written so far durable. Waits for its turn.

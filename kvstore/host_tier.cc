@@ -138,12 +138,15 @@ void HostTier::EraseOwner(PageKey::Space space, uint64_t owner) {
   }
 }
 
-void HostTier::EraseTailsBefore(uint64_t context, uint64_t version) {
+void HostTier::EraseTailsBefore(uint64_t context,
+                                uint64_t version,
+                                std::span<const uint64_t> kept) {
   for (auto entry = lru_.begin(); entry != lru_.end();) {
     const auto next = std::next(entry);
     const RecordId& id = entry->id;
     if (id.key.space == PageKey::Space::kContext && id.key.owner == context &&
-        id.tail_version != 0 && id.tail_version < version) {
+        id.tail_version != 0 && id.tail_version < version &&
+        std::find(kept.begin(), kept.end(), id.tail_version) == kept.end()) {
       EraseEntry(entry);
     }
     entry = next;
@@ -153,16 +156,6 @@ void HostTier::EraseTailsBefore(uint64_t context, uint64_t version) {
 uint64_t HostTier::RecordBytes(const RecordId& id) const {
   const auto found = entries_.find(id);
   return found == entries_.end() ? 0 : found->second->page->bytes().size();
-}
-
-uint64_t HostTier::ResidentBytes(PageKey::Space space, uint64_t owner) const {
-  uint64_t bytes = 0;
-  for (const Entry& entry : lru_) {
-    if (entry.id.key.space == space && entry.id.key.owner == owner) {
-      bytes += entry.page->bytes().size();
-    }
-  }
-  return bytes;
 }
 
 Result<void> HostTier::Evict(uint64_t bytes, uint64_t keep_free, bool idle_only) {

@@ -109,8 +109,15 @@ class HostTier {
   Erased Erase(const RecordId& id);
   // Forgets every record of an owner, or only its tails of versions before `version`.
   void EraseOwner(PageKey::Space space, uint64_t owner);
-  void EraseTailsBefore(uint64_t context, uint64_t version);
-  uint64_t ResidentBytes(PageKey::Space space, uint64_t owner) const;
+  // Passes over the versions in `kept`.
+  void EraseTailsBefore(uint64_t context, uint64_t version, std::span<const uint64_t> kept);
+  // Calls visit(id, bytes) for every resident record.
+  template <typename Visit>
+  void ForEach(Visit visit) const {
+    for (const Entry& entry : lru_) {
+      visit(entry.id, entry.page->bytes().size());
+    }
+  }
 
   // Time, as the idle rule counts it: once per step.
   void Tick() { ++now_; }

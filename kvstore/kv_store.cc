@@ -101,7 +101,7 @@ Result<void> KvStoreImpl::OpenSequence(SequenceId sequence, const OpenSequenceOp
   if (state.context != nullptr && state.is_ingest) {
     state.context->ingest = sequence;
   } else if (state.context != nullptr) {
-    state.context->snapshot_versions.insert(state.base_version);
+    state.context->snapshot_tails.insert(state.base_tail);
     state.context->snapshot_tokens.insert(state.base_tokens);
   }
   sequences_.emplace(sequence, std::move(state));
@@ -117,12 +117,12 @@ Result<void> KvStoreImpl::OpenPrivate(SequenceState& state, const OpenSequenceOp
     VARVE_RETURN_IF_ERROR(CheckSnapshot(context, options.base_tokens));
     policy.page_tokens =
         context.committed.policy.page_tokens;  // one grid for the context and what stands behind it
-    grid_owner = options.base->value;
+    grid_owner = context.committed.grid_owner().value;
     state.model_hash = context.committed.model_hash;
     state.base_tokens = options.base_tokens;
     state.reads_every_page = options.reads_every_page;
     state.base_length = context.committed.num_tokens;
-    state.base_version = context.committed.version;
+    state.base_tail = context.committed.committed_tail();
   } else if (options.base_tokens != 0) {
     return Error{ErrorCode::kInvalidArgument, "base_tokens without a base context"};
   }
@@ -192,7 +192,7 @@ Result<void> KvStoreImpl::CloseSequence(SequenceId sequence) {
     }
     if (state->context != nullptr) {
       ContextState& context = *state->context;
-      context.snapshot_versions.erase(context.snapshot_versions.find(state->base_version));
+      context.snapshot_tails.erase(context.snapshot_tails.find(state->base_tail));
       context.snapshot_tokens.erase(context.snapshot_tokens.find(state->base_tokens));
       Result<void> released = ReleaseUnneeded(context);
       closed = closed ? std::move(released) : std::move(closed);
@@ -310,6 +310,9 @@ PageSegment KvStoreImpl::OwnSegment(const SequenceState& state,
   segment.source = source;
   segment.space = state.space();
   segment.owner = state.owner();
+  if (state.is_ingest) {
+    segment.shared = state.context->shared_ranges;
+  }
   segment.model_hash = state.model_hash;
   segment.grid = state.grid;
   segment.policy = state.policy;
@@ -335,7 +338,10 @@ void KvStoreImpl::AddBaseSegments(const SequenceState& state,
     PageSegment segment = CommittedSegment(*state.context, source);
     const int64_t sealed_end = segment.grid.SealedEnd(state.base_length);
     const bool sealed = source == PageSegment::Source::kSealed;
-    segment.tail_version = state.base_version;
+    if (!sealed) {
+      segment.owner = state.base_tail.owner.value;
+      segment.tail_version = state.base_tail.version;
+    }
     segment.length = state.base_length;
     segment.visible_end = state.base_tokens;
     segment.first_page = std::max(segment.grid.PageOf(low_position), sealed ? 0 : sealed_end);
@@ -385,7 +391,7 @@ Result<void> KvStoreImpl::EndStep(SequenceId sequence) {
     runs.erase(runs.begin(), runs.lower_bound(reachable));
   }
   VARVE_RETURN_IF_ERROR(SealOld(*state));
-  return state->is_ingest ? ReleaseWindowPages(*state->context) : ReleaseWindowPages(*state);
+  return state->is_ingest ? ReleaseWindowPages(*state->context->own) : ReleaseWindowPages(*state);
 }
 
 }  // namespace varve

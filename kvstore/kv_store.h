@@ -120,10 +120,18 @@ class KvStore {
   // written when sealed. After DiskTier::CommitManifest has made the version durable, FinishCommit
   // lets go of what only the version before needed.
   virtual Result<void> CreateContext(const ContextManifest& manifest) = 0;
+  // Registers ForkOf(what `source` has committed): nothing is read or copied, what it names stays
+  // for as long as it is registered. DiskTier::WriteManifest makes it durable. kNotFound,
+  // kAlreadyExists, kConflict (another state of `source`).
+  virtual Result<void> ForkContext(ContextId source, const ContextManifest& manifest) = 0;
+  // Takes over what changes without a commit. kNotFound.
+  virtual Result<void> UpdateContext(const ContextManifest& manifest) = 0;
   virtual Result<void> RecoverContext(const ContextManifest& manifest) = 0;
+  // After the last RecoverContext: deletes what a crash kept of what no context reads any more.
+  virtual Result<void> FinishRecovery() = 0;
   virtual Result<void> PrepareCommit(SequenceId sequence, const ContextManifest& manifest) = 0;
   virtual Result<void> FinishCommit(const ContextManifest& manifest) = 0;
-  // Forgets the context in memory and deletes this worker's pages from disk. kConflict while a
+  // Forgets the context in memory and deletes from disk what no fork of it reads. kConflict while a
   // sequence uses it.
   virtual Result<void> DeleteContext(ContextId context) = 0;
 

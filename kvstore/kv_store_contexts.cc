@@ -29,8 +29,8 @@ Result<std::shared_ptr<ContextState>> KvStoreImpl::NewContext(const ContextManif
   auto context = std::make_shared<ContextState>();
   context->committed = manifest;
   VARVE_TRY(context->policy, ResolvedPolicy::Resolve(manifest.policy, options_.geometry));
-  context->grid = PageGrid(manifest.policy, options_.shard, manifest.id.value);
-  context->window_pages.resize(static_cast<size_t>(num_layers()));
+  context->grid = PageGrid(
+      manifest.policy, options_.shard, manifest.grid_owner().value, manifest.shared_pages());
   uint64_t bytes = kContextBytes + kContextLayerBytes * static_cast<uint64_t>(num_layers());
   if (context->policy.selects_pages) {
     for (int32_t layer = 0; layer < num_layers(); ++layer) {
@@ -83,7 +83,7 @@ Result<void> KvStoreImpl::CreateContext(const ContextManifest& manifest) {
                              manifest.num_tokens)};
   }
   VARVE_TRY(auto context, NewContext(manifest));
-  contexts_.emplace(manifest.id, std::move(context));
+  AddContext(std::move(context));
   return {};
 }
 
@@ -93,41 +93,7 @@ Result<void> KvStoreImpl::RecoverContext(const ContextManifest& manifest) {
                  "a store without a disk tier has no context to recover"};
   }
   VARVE_TRY(auto context, NewContext(manifest));
-  for (int32_t layer = 0; layer < num_layers(); ++layer) {
-    if (window(layer) == 0) {
-      continue;
-    }
-    const auto row = static_cast<size_t>(layer);
-    const int64_t first = context->grid.FirstReachable(manifest.num_tokens, window(layer));
-    const int64_t end = context->grid.SealedEnd(manifest.num_tokens);
-    for (int64_t page = context->grid.NextOwned(first); page < end;
-         page = context->grid.NextOwned(page + 1)) {
-      context->window_pages[row].insert(page);
-    }
-  }
-  VARVE_RETURN_IF_ERROR(disk_->DropOlderVersions(manifest.id, manifest.version));
-  VARVE_RETURN_IF_ERROR(DeleteStalePages(*context));
-  counters_.num_pages += NumSealedPages(*context);
-  contexts_.emplace(manifest.id, std::move(context));
-  return {};
-}
-
-// Pages that a commit made superfluous and that a crash kept from being deleted (sliding windows).
-// Sealed pages beyond the committed length were deleted when the disk tier was opened.
-Result<void> KvStoreImpl::DeleteStalePages(ContextState& context) {
-  for (int32_t layer = 0; layer < num_layers(); ++layer) {
-    if (window(layer) == 0) {
-      continue;
-    }
-    VARVE_TRY(std::vector<PageKey> keys,
-              disk_->ListLayerPages(context.committed.id, static_cast<uint16_t>(layer)));
-    const auto& held = context.window_pages[static_cast<size_t>(layer)];
-    std::erase_if(keys, [&](const PageKey& key) {
-      const auto page = static_cast<int64_t>(key.page);
-      return !context.grid.Owns(page) || held.contains(page);
-    });
-    VARVE_RETURN_IF_ERROR(disk_->DeletePages(keys));
-  }
+  AddContext(std::move(context));
   return {};
 }
 
@@ -173,6 +139,7 @@ Result<void> KvStoreImpl::WriteTail(const SequenceState& state,
                                     const UnsealedRun& run,
                                     uint64_t version) {
   PageSegment tails = CommittedSegment(*state.context, PageSegment::Source::kTail);
+  tails.owner = state.owner();
   tails.tail_version = version;
   tails.length = state.length;
   const auto row = static_cast<uint16_t>(layer);
@@ -210,23 +177,9 @@ Result<void> KvStoreImpl::FinishCommit(const ContextManifest& manifest) {
                              manifest.version)};
   }
   context->committed = manifest;
+  context->tail_owner = context->own;
+  context->own->tail_versions.insert(manifest.version);
   return ReleaseUnneeded(*context);
-}
-
-// Old tails go when no snapshot reads them, window pages when nothing reaches them.
-Result<void> KvStoreImpl::ReleaseUnneeded(ContextState& context) {
-  uint64_t oldest = context.committed.version;
-  if (!context.snapshot_versions.empty()) {
-    oldest = std::min(oldest, *context.snapshot_versions.begin());
-  }
-  if (oldest > context.released_before) {
-    context.released_before = oldest;
-    host_.EraseTailsBefore(context.committed.id.value, oldest);
-    if (disk_ != nullptr) {
-      VARVE_RETURN_IF_ERROR(disk_->DropOlderVersions(context.committed.id, oldest));
-    }
-  }
-  return ReleaseWindowPages(context);
 }
 
 // Back to the committed state: what was sealed beyond it is deleted.
@@ -237,14 +190,18 @@ Result<void> KvStoreImpl::CloseIngest(SequenceState& state) {
   for (KeyIndex& index : context.key_indexes) {
     index.Truncate(context.grid.CountOwned(0, first));
   }
-  Result<void> closed = ReleaseWindowPages(context);
+  Result<void> closed = ReleaseWindowPages(*context.own);
   for (int32_t layer = 0; layer < num_layers(); ++layer) {
+    if (window(layer) > 0) {
+      continue;
+    }
     std::vector<int64_t> pages;
-    const int64_t end = window(layer) > 0 ? 0 : state.sealed_end[static_cast<size_t>(layer)];
+    int64_t& end = context.own->sealed_end[static_cast<size_t>(layer)];
     for (int64_t page = context.grid.NextOwned(first); page < end;
          page = context.grid.NextOwned(page + 1)) {
       pages.push_back(page);
     }
+    end = std::min(end, first);
     Result<void> erased =
         ErasePages(PageKey::Space::kContext, context.committed.id.value, layer, pages);
     closed = closed ? std::move(erased) : std::move(closed);
@@ -258,7 +215,7 @@ Result<void> KvStoreImpl::DeleteContext(ContextId context) {
     return Error{ErrorCode::kConflict,
                  fmt::format("context {} is in use by {} requests{}",
                              context.value,
-                             state->snapshot_versions.size(),
+                             state->snapshot_tails.size(),
                              state->ingest ? " and its ingest" : "")};
   }
   // The manifest has to go before the pages do, so the disk tier deletes all of it, for all
@@ -266,10 +223,8 @@ Result<void> KvStoreImpl::DeleteContext(ContextId context) {
   if (disk_ != nullptr) {
     VARVE_RETURN_IF_ERROR(disk_->DeleteContext(context));
   }
-  counters_.num_pages -= NumSealedPages(*state);
-  host_.EraseOwner(PageKey::Space::kContext, context.value);
   contexts_.erase(context);
-  return {};
+  return RemoveContext(*state);
 }
 
 }  // namespace varve

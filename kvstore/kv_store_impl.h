@@ -1,7 +1,7 @@
 // The store behind KvStore::Open. kv_store.cc runs the steps, kv_store_queries.cc watches the
 // queries, kv_store_selection.cc has requests choose pages, kv_store_pages.cc seals pages and lets
-// go of them, kv_store_contexts.cc keeps the contexts, kv_store_report.cc answers questions about
-// all of it.
+// go of them, kv_store_contexts.cc keeps the contexts, kv_store_owners.cc knows which of them reads
+// what, kv_store_report.cc answers questions about all of it.
 #pragma once
 
 #include <memory>
@@ -51,7 +51,10 @@ class KvStoreImpl final : public KvStore {
   int64_t SequenceLength(SequenceId sequence) const override;
 
   Result<void> CreateContext(const ContextManifest& manifest) override;
+  Result<void> ForkContext(ContextId source, const ContextManifest& manifest) override;
+  Result<void> UpdateContext(const ContextManifest& manifest) override;
   Result<void> RecoverContext(const ContextManifest& manifest) override;
+  Result<void> FinishRecovery() override;
   Result<void> PrepareCommit(SequenceId sequence, const ContextManifest& manifest) override;
   Result<void> FinishCommit(const ContextManifest& manifest) override;
   Result<void> DeleteContext(ContextId context) override;
@@ -127,6 +130,16 @@ class KvStoreImpl final : public KvStore {
                            uint16_t layer,
                            int64_t first,
                            ContextUsage& usage) const;
+  // The pages that a context reads under an owner's id.
+  Result<void> CountRange(const ContextState& context,
+                          const OwnedRange& range,
+                          int32_t layer,
+                          ContextUsage& usage) const;
+  Result<void> CountPages(const ContextState& context,
+                          const OwnedRange& pages,
+                          int32_t layer,
+                          ContextUsage& usage) const;
+  void CountResident(const ContextState& context, ContextUsage& usage) const;
 
   // Sealing and letting go (kv_store_pages.cc).
   Result<void> SealOld(SequenceState& state);
@@ -136,21 +149,38 @@ class KvStoreImpl final : public KvStore {
                           int32_t layer,
                           std::span<const int64_t> pages);
   Result<void> ReleaseWindowPages(SequenceState& state);
-  Result<void> ReleaseWindowPages(ContextState& context);
 
   // Contexts (kv_store_contexts.cc).
   int64_t NumSealedPages(const SequenceState& state) const;  // own pages
-  int64_t NumSealedPages(
-      const ContextState& context) const;  // committed ones and those of its ingest
   Result<std::shared_ptr<ContextState>> NewContext(const ContextManifest& manifest);
   Result<void> CloseIngest(SequenceState& state);
-  Result<void> ReleaseUnneeded(ContextState& context);
   Result<void> WriteTail(const SequenceState& state,
                          int32_t layer,
                          int64_t page,
                          const UnsealedRun& run,
                          uint64_t version);
-  Result<void> DeleteStalePages(ContextState& context);
+
+  // Who holds what (kv_store_owners.cc).
+  static bool IsLive(const PageOwner& owner);  // its context is registered
+  std::shared_ptr<PageOwner> OwnerOf(ContextId id, int64_t first_page);
+  // Registers it as a reader of what its manifest names.
+  void AddContext(std::shared_ptr<ContextState> context);
+  void HoldPages(const ContextState& context, const OwnedRange& range);
+  int64_t NumSealedPages(const PageOwner& owner, const PageGrid& grid) const;
+  // Lets go of what no other context reads.
+  Result<void> RemoveContext(ContextState& context);
+  void ForgetUnreadPages(PageOwner& owner, const PageGrid& grid);
+  Result<void> ReleaseUnneeded(const ContextState& context);
+  Result<void> ReleaseUnneeded(PageOwner& owner);
+  Result<void> ReleaseWindowPages(PageOwner& owner);
+  // Whether the committed state, a snapshot of it or its ingest may read the owner's page.
+  bool Reaches(const ContextState& context,
+               const PageOwner& owner,
+               int32_t layer,
+               int64_t page) const;
+  // The one context in whose usage the bytes of a page, or of this context's tail, are its own.
+  const ContextState* CountedAt(const PageOwner& owner, int32_t layer, int64_t page) const;
+  static const ContextState* TailCountedAt(const ContextState& context);
 
   const KvStoreOptions options_;
   DiskTier* const disk_;
@@ -160,6 +190,7 @@ class KvStoreImpl final : public KvStore {
   StoreCounters counters_;
   HostCharge workspace_;
   std::unordered_map<ContextId, std::shared_ptr<ContextState>> contexts_;
+  std::unordered_map<uint64_t, std::shared_ptr<PageOwner>> owners_;  // by context id
   std::unordered_map<SequenceId, SequenceState> sequences_;
 };
 

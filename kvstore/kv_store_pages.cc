@@ -56,8 +56,11 @@ Result<void> KvStoreImpl::SealRun(SequenceState& state,
                  to_disk);
   }
   if (window(layer) > 0) {
-    WindowPages& held = state.is_ingest ? state.context->window_pages : state.window_pages;
+    WindowPages& held = state.is_ingest ? state.context->own->window_pages : state.window_pages;
     held[row].insert(page);
+  } else if (state.is_ingest) {
+    int64_t& sealed_end = state.context->own->sealed_end[row];
+    sealed_end = std::max(sealed_end, page + 1);
   }
   AddToKeyIndex(state, layer, page);
   ++counters_.pages_sealed;
@@ -91,37 +94,6 @@ Result<void> KvStoreImpl::ReleaseWindowPages(SequenceState& state) {
     const std::vector<int64_t> pages(held.begin(), end);
     held.erase(held.begin(), end);
     VARVE_RETURN_IF_ERROR(ErasePages(state.space(), state.owner(), layer, pages));
-  }
-  return {};
-}
-
-// A page stays while the committed state, a request's snapshot or the ingest reaches it. What the
-// committed state needs is thereby never deleted before a newer state is committed.
-Result<void> KvStoreImpl::ReleaseWindowPages(ContextState& context) {
-  int64_t oldest = context.committed.num_tokens;
-  if (!context.snapshot_tokens.empty()) {
-    oldest = std::min(oldest, *context.snapshot_tokens.begin());
-  }
-  const int64_t committed_end = context.grid.SealedEnd(context.committed.num_tokens);
-  const SequenceState* ingest = context.ingest ? &OpenedSequence(*context.ingest) : nullptr;
-  for (int32_t layer = 0; layer < num_layers(); ++layer) {
-    const auto row = static_cast<size_t>(layer);
-    std::set<int64_t>& held = context.window_pages[row];
-    const int64_t committed_from = context.grid.FirstReachable(oldest, window(layer));
-    const int64_t ingest_from =
-        ingest == nullptr ? INT64_MAX : context.grid.FirstReachable(ingest->length, window(layer));
-    std::vector<int64_t> pages;
-    for (const int64_t page : held) {
-      const bool committed = page >= committed_from && page < committed_end;
-      if (!committed && page < ingest_from) {
-        pages.push_back(page);
-      }
-    }
-    for (const int64_t page : pages) {
-      held.erase(page);
-    }
-    VARVE_RETURN_IF_ERROR(
-        ErasePages(PageKey::Space::kContext, context.committed.id.value, layer, pages));
   }
   return {};
 }

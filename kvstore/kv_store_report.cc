@@ -10,15 +10,17 @@ PageSegment KvStoreImpl::CommittedSegment(const ContextState& context,
                                           PageSegment::Source source) const {
   PageSegment segment;
   segment.source = source;
-  segment.owner = context.committed.id.value;
+  const bool sealed = source == PageSegment::Source::kSealed;
+  const TailRef tail = context.committed.committed_tail();
+  segment.owner = sealed ? context.committed.id.value : tail.owner.value;
+  segment.shared = context.shared_ranges;
   segment.model_hash = context.committed.model_hash;
   segment.grid = context.grid;
   segment.policy = context.policy;
   segment.length = context.committed.num_tokens;
   segment.visible_end = segment.length;
   const int64_t sealed_end = context.grid.SealedEnd(segment.length);
-  const bool sealed = source == PageSegment::Source::kSealed;
-  segment.tail_version = sealed ? 0 : context.committed.version;
+  segment.tail_version = sealed ? 0 : tail.version;
   segment.first_page = sealed ? 0 : sealed_end;
   segment.end_page = sealed ? sealed_end : context.grid.NumPages(segment.length);
   return segment;
@@ -31,20 +33,6 @@ int64_t KvStoreImpl::NumSealedPages(const SequenceState& state) const {
     pages += window(layer) > 0
                  ? static_cast<int64_t>(state.window_pages[row].size())
                  : state.grid.CountOwned(state.own_first_page(), state.sealed_end[row]);
-  }
-  return pages;
-}
-
-int64_t KvStoreImpl::NumSealedPages(const ContextState& context) const {
-  const SequenceState* ingest = context.ingest ? &sequences_.at(*context.ingest) : nullptr;
-  const int64_t committed_end = context.grid.SealedEnd(context.committed.num_tokens);
-  int64_t pages = 0;
-  for (int32_t layer = 0; layer < num_layers(); ++layer) {
-    const auto row = static_cast<size_t>(layer);
-    const int64_t end =
-        ingest == nullptr ? committed_end : std::max(committed_end, ingest->sealed_end[row]);
-    pages += window(layer) > 0 ? static_cast<int64_t>(context.window_pages[row].size())
-                               : context.grid.CountOwned(0, end);
   }
   return pages;
 }
@@ -115,24 +103,106 @@ Result<void> KvStoreImpl::CountSealed(const PageSegment& sealed,
   return {};
 }
 
+// Pages of one owner, all of them counted for the same context.
+Result<void> KvStoreImpl::CountPages(const ContextState& context,
+                                     const OwnedRange& pages,
+                                     int32_t layer,
+                                     ContextUsage& usage) const {
+  const uint64_t before = usage.disk_bytes;
+  PageSegment sealed = CommittedSegment(context, PageSegment::Source::kSealed);
+  sealed.owner = pages.owner->id;
+  sealed.shared = nullptr;
+  sealed.end_page = pages.end_page;
+  VARVE_RETURN_IF_ERROR(CountSealed(sealed, static_cast<uint16_t>(layer), pages.first_page, usage));
+  usage.num_pages += context.grid.CountOwned(pages.first_page, pages.end_page);
+  if (CountedAt(*pages.owner, layer, pages.first_page) != &context) {
+    usage.shared_disk_bytes += usage.disk_bytes - before;
+  }
+  return {};
+}
+
+Result<void> KvStoreImpl::CountRange(const ContextState& context,
+                                     const OwnedRange& range,
+                                     int32_t layer,
+                                     ContextUsage& usage) const {
+  if (window(layer) > 0) {
+    for (const int64_t page : range.owner->window_pages[static_cast<size_t>(layer)]) {
+      // Of its own it counts also what only forks and requests still read.
+      if (page < range.end_page &&
+          (range.owner == context.own || Reaches(context, *range.owner, layer, page))) {
+        VARVE_RETURN_IF_ERROR(CountPages(context, {range.owner, page, page + 1}, layer, usage));
+      }
+    }
+    return {};
+  }
+  // Between two ends of what its readers share, pages are counted alike.
+  for (int64_t first = range.first_page; first < range.end_page;) {
+    int64_t end = range.end_page;
+    for (const ContextState* reader : range.owner->readers) {
+      for (const OwnedRange& other : reader->shared) {
+        if (other.owner == range.owner && other.end_page > first) {
+          end = std::min(end, other.end_page);
+        }
+      }
+    }
+    VARVE_RETURN_IF_ERROR(CountPages(context, {range.owner, first, end}, layer, usage));
+    first = end;
+  }
+  return {};
+}
+
+void KvStoreImpl::CountResident(const ContextState& context, ContextUsage& usage) const {
+  const TailRef tail = context.committed.committed_tail();
+  host_.ForEach([&](const RecordId& id, uint64_t bytes) {
+    if (id.key.space != PageKey::Space::kContext) {
+      return;
+    }
+    if (id.key.owner == context.own->id) {
+      usage.host_bytes += bytes;
+      return;
+    }
+    const auto range = std::find_if(context.shared.begin(),
+                                    context.shared.end(),
+                                    [&](const auto& one) { return one.owner->id == id.key.owner; });
+    if (range == context.shared.end()) {
+      return;
+    }
+    const auto page = static_cast<int64_t>(id.key.page);
+    const bool is_tail = id.tail_version != 0;
+    const bool reads = is_tail ? tail == TailRef{ContextId{id.key.owner}, id.tail_version}
+                               : Reaches(context, *range->owner, id.key.first_layer, page);
+    if (reads) {
+      const ContextState* counted_at =
+          is_tail ? TailCountedAt(context) : CountedAt(*range->owner, id.key.first_layer, page);
+      usage.host_bytes += bytes;
+      usage.shared_host_bytes += counted_at == &context ? 0 : bytes;
+    }
+  });
+}
+
 Result<ContextUsage> KvStoreImpl::GetContextUsage(ContextId id) const {
   VARVE_TRY(const auto context, FindContext(id));
   ContextUsage usage;
   usage.id = id;
-  usage.num_pages = NumSealedPages(*context);
-  usage.host_bytes = host_.ResidentBytes(PageKey::Space::kContext, id.value);
-  const PageSegment sealed = CommittedSegment(*context, PageSegment::Source::kSealed);
+  CountResident(*context, usage);
+  const ContextManifest& committed = context->committed;
+  const OwnedRange own{context->own, committed.shared_pages(), committed.sealed_pages()};
   const PageSegment tails = CommittedSegment(*context, PageSegment::Source::kTail);
+  const bool tail_is_shared = TailCountedAt(*context) != context.get();
   for (int32_t layer = 0; layer < num_layers(); ++layer) {
-    const auto row = static_cast<uint16_t>(layer);
-    const int64_t first =
-        context->grid.FirstReachable(context->committed.num_tokens, window(layer));
-    VARVE_RETURN_IF_ERROR(CountSealed(sealed, row, first, usage));
+    for (const OwnedRange& range : context->shared) {
+      VARVE_RETURN_IF_ERROR(CountRange(*context, range, layer, usage));
+    }
+    VARVE_RETURN_IF_ERROR(CountRange(*context, own, layer, usage));
+    const uint64_t before = usage.disk_bytes;
+    const int64_t first = context->grid.FirstReachable(committed.num_tokens, window(layer));
     int64_t page = context->grid.NextOwned(std::max(first, tails.first_page));
     for (; page < tails.end_page; page = context->grid.NextOwned(page + 1)) {
+      const auto row = static_cast<uint16_t>(layer);
       const PageIdentity identity = tails.IdentityOf(page, row, sealer_.ShapeOf(1));
       Count(tails, identity, sealer_.TailBytes(context->policy, identity), 1, usage);
     }
+    usage.shared_disk_bytes += tail_is_shared ? usage.disk_bytes - before : 0;
   }
   return usage;
 }
@@ -173,27 +243,28 @@ std::vector<KvStore::HeldPage> KvStoreImpl::HeldPages() const {
           add(segment, layer, page);
         }
       };
-  for (const auto& [id, context] : contexts_) {
-    const PageSegment sealed = CommittedSegment(*context, PageSegment::Source::kSealed);
-    const PageSegment tails = CommittedSegment(*context, PageSegment::Source::kTail);
-    const SequenceState* ingest = context->ingest ? &sequences_.at(*context->ingest) : nullptr;
+  for (const auto& [id, owner] : owners_) {
+    PageSegment sealed = CommittedSegment(*owner->readers.front(), PageSegment::Source::kSealed);
+    sealed.owner = id;
+    sealed.shared = nullptr;
     for (int32_t layer = 0; layer < num_layers(); ++layer) {
       const auto row = static_cast<size_t>(layer);
-      const int64_t sealed_end =
-          ingest == nullptr ? sealed.end_page : std::max(sealed.end_page, ingest->sealed_end[row]);
       if (window(layer) == 0) {
-        add_owned(sealed, layer, 0, sealed_end);
+        add_owned(sealed, layer, owner->first_page, owner->sealed_end[row]);
       }
-      for (const int64_t page : context->window_pages[row]) {
+      for (const int64_t page : owner->window_pages[row]) {
         add(sealed, layer, page);
       }
-      if (ingest == nullptr) {
-        add_owned(
-            tails,
-            layer,
-            std::max(tails.first_page, context->grid.FirstReachable(tails.length, window(layer))),
-            tails.end_page);
-      }
+    }
+  }
+  for (const auto& [id, context] : contexts_) {
+    if (context->ingest || TailCountedAt(*context) != context.get()) {
+      continue;
+    }
+    const PageSegment tails = CommittedSegment(*context, PageSegment::Source::kTail);
+    for (int32_t layer = 0; layer < num_layers(); ++layer) {
+      const int64_t reachable = context->grid.FirstReachable(tails.length, window(layer));
+      add_owned(tails, layer, std::max(tails.first_page, reachable), tails.end_page);
     }
   }
   for (const auto& [id, state] : sequences_) {

@@ -332,8 +332,19 @@ int64_t PageSegment::NextPage(int64_t page) const {
   return next == chosen->end() ? std::max(page, end_page) : *next;
 }
 
+uint64_t PageSegment::OwnerOf(int64_t page) const {
+  if (source == Source::kSealed && shared != nullptr) {
+    for (const SharedRange& range : *shared) {
+      if (page < range.end_page) {
+        return range.owner;
+      }
+    }
+  }
+  return owner;
+}
+
 RecordId PageSegment::IdOf(int64_t page, uint16_t layer) const {
-  return {PageKey{space, owner, layer, layer, static_cast<uint64_t>(page)},
+  return {PageKey{space, OwnerOf(page), layer, layer, static_cast<uint64_t>(page)},
           source == Source::kTail ? tail_version : 0};
 }
 

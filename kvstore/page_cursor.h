@@ -35,12 +35,20 @@ struct StoreCounters {
   std::atomic<int64_t> num_pages{0};  // sealed pages held
 };
 
-// Consecutive pages of one owner that are read in the same way.
+// Sealed pages below end_page (and not below the range before) that lie under another context's id.
+struct SharedRange {
+  uint64_t owner = 0;
+  int64_t end_page = 0;
+};
+
+// Consecutive pages that are read in the same way.
 struct PageSegment {
   enum class Source { kSealed, kTail, kUnsealed };
   Source source = Source::kSealed;
   PageKey::Space space = PageKey::Space::kContext;
   uint64_t owner = 0;
+  // Of kSealed: the pages that a fork shares; behind them, and if null, all are the owner's.
+  std::shared_ptr<const std::vector<SharedRange>> shared;
   uint64_t tail_version = 0;  // of kTail
   uint64_t model_hash = 0;
   PageGrid grid;
@@ -56,6 +64,7 @@ struct PageSegment {
 
   // The lowest page >= page that is read; end_page or more if there is none.
   int64_t NextPage(int64_t page) const;
+  uint64_t OwnerOf(int64_t page) const;
   RecordId IdOf(int64_t page, uint16_t layer) const;
   PageIdentity IdentityOf(int64_t page, uint16_t layer, const RunShape& shape) const;
 };

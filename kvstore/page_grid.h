@@ -13,9 +13,11 @@ namespace varve {
 class PageGrid {
  public:
   PageGrid() = default;
-  // `owner` is the context id, or the sequence id of a request without a context: its hash spreads
-  // the first pages of different owners over the workers. REQUIRES: policy.page_tokens >= 1.
-  PageGrid(const KvPolicy& policy, const Shard& shard, uint64_t owner);
+  // `owner` is the context id (of a fork, that at the root of its lineage), or the sequence id of a
+  // request without a context: its hash spreads the first pages of different owners over the
+  // workers. Pages below `sealed_floor` are sealed at every length. REQUIRES: policy.page_tokens
+  // >= 1.
+  PageGrid(const KvPolicy& policy, const Shard& shard, uint64_t owner, int64_t sealed_floor = 0);
 
   int32_t page_tokens() const { return page_tokens_; }
   int64_t PageOf(int64_t position) const { return position / page_tokens_; }
@@ -33,7 +35,7 @@ class PageGrid {
   int64_t CountOwned(int64_t first, int64_t end) const;
 
   // Pages [0, SealedEnd) of a sequence of this length are sealed: all their tokens are older than
-  // the recent window.
+  // the recent window, or came sealed from another context.
   int64_t SealedEnd(int64_t length) const;
   // The lowest page that the query at `position` sees in a layer with this window (0: global,
   // everything).
@@ -45,6 +47,7 @@ class PageGrid {
   int64_t rank_ = 0;
   int64_t num_workers_ = 1;
   int64_t offset_ = 0;
+  int64_t sealed_floor_ = 0;
 };
 
 }  // namespace varve

@@ -11,6 +11,7 @@
 
 #include "kvstore/host_tier.h"
 #include "kvstore/key_index.h"
+#include "kvstore/page_cursor.h"
 #include "kvstore/page_grid.h"
 #include "kvstore/sealer.h"
 #include "proto/base/ids.h"
@@ -22,23 +23,46 @@ namespace varve {
 // The sealed pages that sliding-window layers hold: those of global layers follow from the length.
 using WindowPages = std::vector<std::set<int64_t>>;  // [num_layers]
 
+struct ContextState;
+
+// What this store holds under one context's id: pages and tails that the context itself or a fork
+// reads. It stays for as long as one of them is registered.
+struct PageOwner {
+  uint64_t id = 0;
+  std::vector<ContextState*> readers;  // in order of registration
+  int64_t first_page = 0;              // of a fork, its pages begin here
+  // [num_layers] Of global layers: the sealed pages are those from first_page to here.
+  std::vector<int64_t> sealed_end;
+  WindowPages window_pages;          // of sliding-window layers
+  std::set<uint64_t> tail_versions;  // committed ones
+};
+
+// Pages from first_page on and below end_page that a context reads under an owner's id.
+struct OwnedRange {
+  std::shared_ptr<PageOwner> owner;
+  int64_t first_page = 0;
+  int64_t end_page = 0;
+};
+
 // A registered context: its committed state, and who uses it.
 struct ContextState {
   ContextManifest committed;
   ResolvedPolicy policy;
   PageGrid grid;
+  std::shared_ptr<PageOwner> own;
+  std::vector<OwnedRange> shared;                                 // of a fork, in order
+  std::shared_ptr<const std::vector<SharedRange>> shared_ranges;  // the same, as segments want it
+  std::shared_ptr<PageOwner> tail_owner;                          // of committed.committed_tail()
   std::optional<SequenceId> ingest;
-  // Open requests: the versions and lengths that they read keep old tails and window pages alive.
-  std::multiset<uint64_t> snapshot_versions;
+  // Open requests: the tails and lengths that they read keep old tails and window pages alive.
+  std::multiset<TailRef> snapshot_tails;
   std::multiset<int64_t> snapshot_tokens;
-  WindowPages window_pages;  // of the committed state and of the ingest
   // [num_layers], of a policy that selects pages; else empty. Sealed pages from the first on, the
   // ingest's as far as there were all before: requests fill the rest.
   std::vector<KeyIndex> key_indexes;
-  uint64_t released_before = 0;  // versions below have been let go
   HostCharge charge;
 
-  bool in_use() const { return ingest.has_value() || !snapshot_versions.empty(); }
+  bool in_use() const { return ingest.has_value() || !snapshot_tails.empty(); }
 };
 
 // An open sequence: an ingest (it is its context) or a request (it may read one).
@@ -49,12 +73,12 @@ struct SequenceState {
   ResolvedPolicy policy;  // of the sequence's own pages
   PageGrid grid;
   uint64_t model_hash = 0;
-  // The snapshot that a request reads: positions [0, base_tokens) of the context as of
-  // base_version.
+  // The snapshot that a request reads: positions [0, base_tokens) of the context when it was
+  // base_length tokens long and its tail was base_tail.
   int64_t base_tokens = 0;
   bool reads_every_page = false;
   int64_t base_length = 0;
-  uint64_t base_version = 0;
+  TailRef base_tail;
 
   int64_t length = 0;
   int32_t step_tokens = 0;                           // > 0: between BeginStep and EndStep

@@ -2,8 +2,9 @@
 // where coordinator and workers meet. The implementation in one process is
 // worker/local_worker_group.h; a remote one speaks the same calls.
 //
-// Threads: Step, OpenSequence, CloseSequence and CommitContext come from one thread at a time (the
-// engine's); the other calls may come from any thread at any time.
+// Threads: Step, OpenSequence, CloseSequence and the calls that write a manifest (CommitContext,
+// ForkContext, UpdateContext) come from one thread at a time (the engine's); the other calls may
+// come from any thread at any time.
 #pragma once
 
 #include <cstdint>
@@ -53,6 +54,10 @@ struct ContextUsage {
   int64_t num_pages = 0;    // sealed pages, over all layers and workers
   uint64_t host_bytes = 0;  // bytes of them that are resident
   uint64_t disk_bytes = 0;  // bytes written for pages and tail
+  // Of these, what is counted as another context's: the sums over all contexts of the differences
+  // are what the tiers hold of them.
+  uint64_t shared_host_bytes = 0;
+  uint64_t shared_disk_bytes = 0;
   uint64_t bf16_bytes = 0;  // the same tokens and layers in bf16, as if none were pruned
   // Tokens of pages and tail, counted once for each layer; and those of them that are kept.
   int64_t layer_tokens = 0;
@@ -99,6 +104,15 @@ class WorkerGroup {
   virtual Result<void> CommitContext(SequenceId sequence,
                                      const ContextManifest& manifest,
                                      const ContextAppend& append) = 0;
+  // A new context that begins with all that `options.source` has committed, durable on return.
+  // Copies nothing: pages, tail, text and token ids are read where they are, for as long as one
+  // context names them. kNotFound, kAlreadyExists, kConflict (nothing is committed yet),
+  // kResourceExhausted.
+  virtual Result<ContextManifest> ForkContext(const ForkOptions& options) = 0;
+  // Makes other attributes durable. kNotFound.
+  virtual Result<void> UpdateContext(const ContextManifest& manifest) = 0;
+  // Its name and manifest are gone on return; what forks of it read stays until the last is
+  // deleted.
   virtual Result<void> DeleteContext(ContextId context) = 0;
   // The committed contexts, after recovery.
   virtual Result<std::vector<ContextManifest>> ListContexts() = 0;

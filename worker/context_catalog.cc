@@ -30,6 +30,43 @@ Result<void> ContextManifests::Create(const ContextManifest& manifest) {
   return {};
 }
 
+Result<void> ContextManifests::CreateFork(ContextId source, const ContextManifest& fork) {
+  VARVE_RETURN_IF_ERROR(Create(fork));
+  const std::lock_guard guard(mutex_);
+  const auto it = entries_.find(source);
+  if (it == entries_.end()) {
+    entries_.erase(fork.id);
+    return NoSuchContext(source);
+  }
+  entries_.at(fork.id).content = it->second.content;
+  return {};
+}
+
+Result<void> ContextManifests::Update(const ContextManifest& manifest) {
+  {
+    const std::lock_guard guard(mutex_);
+    const auto it = entries_.find(manifest.id);
+    if (it == entries_.end()) {
+      return NoSuchContext(manifest.id);
+    }
+    if (manifest.version == 0) {
+      it->second.manifest = manifest;  // its first commit will write it
+      return {};
+    }
+  }
+  if (disk_ != nullptr) {
+    VARVE_RETURN_IF_ERROR(disk_->WriteManifest(manifest));
+  }
+  const std::lock_guard guard(mutex_);
+  const auto it = entries_.find(manifest.id);
+  if (it == entries_.end()) {
+    return NoSuchContext(manifest.id);
+  }
+  it->second.manifest = manifest;
+  it->second.is_committed = true;
+  return {};
+}
+
 Result<void> ContextManifests::Commit(const ContextManifest& manifest,
                                       const ContextAppend& append) {
   if (disk_ != nullptr) {
@@ -43,9 +80,7 @@ Result<void> ContextManifests::Commit(const ContextManifest& manifest,
   it->second.manifest = manifest;
   it->second.is_committed = true;
   if (disk_ == nullptr) {
-    ContextAppend& content = it->second.content;
-    content.tokens.insert(content.tokens.end(), append.tokens.begin(), append.tokens.end());
-    content.text += append.text;
+    it->second.content.push_back(std::make_shared<const ContextAppend>(append));
   }
   return {};
 }
@@ -75,6 +110,22 @@ std::vector<ContextManifest> ContextManifests::ListCommitted() const {
   return manifests;
 }
 
+std::string ContextManifests::TextOf(const Entry& entry) {
+  std::string text;
+  for (const auto& append : entry.content) {
+    text += append->text;
+  }
+  return text;
+}
+
+std::vector<int32_t> ContextManifests::TokensOf(const Entry& entry) {
+  std::vector<int32_t> tokens;
+  for (const auto& append : entry.content) {
+    tokens.insert(tokens.end(), append->tokens.begin(), append->tokens.end());
+  }
+  return tokens;
+}
+
 Result<std::string> ContextManifests::ReadText(ContextId context) const {
   {
     const std::lock_guard guard(mutex_);
@@ -83,7 +134,7 @@ Result<std::string> ContextManifests::ReadText(ContextId context) const {
       return NoSuchContext(context);
     }
     if (disk_ == nullptr || !it->second.is_committed) {
-      return it->second.content.text;
+      return TextOf(it->second);
     }
   }
   return disk_->ReadText(context);
@@ -97,7 +148,7 @@ Result<std::vector<int32_t>> ContextManifests::ReadTokens(ContextId context) con
       return NoSuchContext(context);
     }
     if (disk_ == nullptr || !it->second.is_committed) {
-      return it->second.content.tokens;
+      return TokensOf(it->second);
     }
   }
   return disk_->ReadTokens(context);

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -27,6 +28,11 @@ class ContextManifests {
   void AddRecovered(const ContextManifest& manifest);
   // Registers an empty context. kAlreadyExists if its id or its name is taken.
   Result<void> Create(const ContextManifest& manifest);
+  // Registers a fork of a committed context, with its text and tokens. kAlreadyExists, kNotFound.
+  Result<void> CreateFork(ContextId source, const ContextManifest& fork);
+  // Makes a manifest the truth that names nothing new: a fork's first one, or the committed one
+  // with other values of what changes without a commit. kNotFound.
+  Result<void> Update(const ContextManifest& manifest);
   // Makes a version the truth: on disk where there is one (the commit point), else in memory.
   // kNotFound.
   Result<void> Commit(const ContextManifest& manifest, const ContextAppend& append);
@@ -42,8 +48,12 @@ class ContextManifests {
   struct Entry {
     ContextManifest manifest;
     bool is_committed = false;
-    ContextAppend content;  // without a disk
+    // Without a disk: what each commit added. Forks share it.
+    std::vector<std::shared_ptr<const ContextAppend>> content;
   };
+  // Of what is not on disk.
+  static std::string TextOf(const Entry& entry);
+  static std::vector<int32_t> TokensOf(const Entry& entry);
 
   DiskTier* const disk_;
   mutable std::mutex mutex_;

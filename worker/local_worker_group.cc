@@ -151,6 +151,9 @@ Result<void> LocalWorkerGroup::RecoverContexts() {
       VARVE_RETURN_IF_ERROR(store->RecoverContext(manifest));
     }
   }
+  for (const std::unique_ptr<KvStore>& store : stores_) {
+    VARVE_RETURN_IF_ERROR(store->FinishRecovery());
+  }
   return {};
 }
 

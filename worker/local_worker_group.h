@@ -64,6 +64,8 @@ class LocalWorkerGroup final : public WorkerGroup {
   Result<void> CommitContext(SequenceId sequence,
                              const ContextManifest& manifest,
                              const ContextAppend& append) override;
+  Result<ContextManifest> ForkContext(const ForkOptions& options) override;
+  Result<void> UpdateContext(const ContextManifest& manifest) override;
   Result<void> DeleteContext(ContextId context) override;
   Result<std::vector<ContextManifest>> ListContexts() override;
   Result<std::string> ReadContextText(ContextId context) override;

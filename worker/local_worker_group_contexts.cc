@@ -134,6 +134,46 @@ Result<void> LocalWorkerGroup::CommitContext(SequenceId sequence,
   return finished;
 }
 
+Result<ContextManifest> LocalWorkerGroup::ForkContext(const ForkOptions& options) {
+  const std::lock_guard guard(stores_mutex_);
+  VARVE_TRY(const ContextManifest source, catalog_->Find(options.source));
+  VARVE_RETURN_IF_ERROR(CheckReadable(source));
+  if (source.version == 0) {
+    return Error{ErrorCode::kConflict,
+                 fmt::format("context '{}' has nothing committed to fork yet", source.name)};
+  }
+  VARVE_TRY(const ContextManifest fork, ForkOf(source, options));
+  VARVE_RETURN_IF_ERROR(catalog_->CreateFork(options.source, fork));
+  Result<void> forked;
+  for (const std::unique_ptr<KvStore>& store : stores_) {
+    forked = forked ? store->ForkContext(options.source, fork) : std::move(forked);
+  }
+  forked = forked ? catalog_->Update(fork) : std::move(forked);
+  if (!forked) {
+    // Nothing of its own is on disk; stores that do not know it say so.
+    for (const std::unique_ptr<KvStore>& store : stores_) {
+      (void)store->DeleteContext(fork.id).has_value();
+    }
+    (void)catalog_->Erase(fork.id).has_value();
+    return forked.error();
+  }
+  return fork;
+}
+
+Result<void> LocalWorkerGroup::UpdateContext(const ContextManifest& manifest) {
+  const std::lock_guard guard(stores_mutex_);
+  VARVE_TRY(ContextManifest known, catalog_->Find(manifest.id));
+  known.attributes = manifest.attributes;
+  VARVE_RETURN_IF_ERROR(catalog_->Update(known));
+  if (!CheckReadable(known)) {
+    return {};  // no store knows another model's context
+  }
+  for (const std::unique_ptr<KvStore>& store : stores_) {
+    VARVE_RETURN_IF_ERROR(store->UpdateContext(known));
+  }
+  return {};
+}
+
 Result<void> LocalWorkerGroup::DeleteContext(ContextId context) {
   const std::lock_guard guard(stores_mutex_);
   VARVE_TRY(const ContextManifest manifest, catalog_->Find(context));
@@ -172,6 +212,8 @@ Result<ContextUsage> LocalWorkerGroup::GetContextUsage(ContextId context) {
     usage.num_pages += one.num_pages;
     usage.host_bytes += one.host_bytes;
     usage.disk_bytes += one.disk_bytes;
+    usage.shared_host_bytes += one.shared_host_bytes;
+    usage.shared_disk_bytes += one.shared_disk_bytes;
     usage.bf16_bytes += one.bf16_bytes;
     usage.layer_tokens += one.layer_tokens;
     usage.kept_layer_tokens += one.kept_layer_tokens;

@@ -48,6 +48,10 @@ void FakeWorkerGroup::FailCreate(std::optional<Error> error) {
 void FakeWorkerGroup::FailDelete(std::optional<Error> error) {
   VARVE_FAKE_SET(delete_error_ = std::move(error));
 }
+void FakeWorkerGroup::FailManifests(std::optional<Error> error) {
+  const std::lock_guard lock(mutex_);
+  manifest_error_ = std::move(error);
+}
 void FakeWorkerGroup::FailList(std::optional<Error> error) {
   VARVE_FAKE_SET(list_error_ = std::move(error));
 }
@@ -243,6 +247,28 @@ Result<void> FakeWorkerGroup::CommitContext(SequenceId sequence,
   return {};
 }
 
+Result<ContextManifest> FakeWorkerGroup::ForkContext(const ForkOptions& options) {
+  const std::lock_guard lock(mutex_);
+  if (manifest_error_) {
+    return *manifest_error_;
+  }
+  VARVE_CHECK(contexts_.contains(options.source.value) && !contexts_.contains(options.id.value));
+  StoredContext fork = contexts_[options.source.value];
+  VARVE_TRY(fork.manifest, ForkOf(fork.manifest, options));
+  contexts_[options.id.value] = fork;
+  return fork.manifest;
+}
+
+Result<void> FakeWorkerGroup::UpdateContext(const ContextManifest& manifest) {
+  const std::lock_guard lock(mutex_);
+  if (manifest_error_) {
+    return *manifest_error_;
+  }
+  VARVE_CHECK(contexts_.contains(manifest.id.value));
+  contexts_[manifest.id.value].manifest.attributes = manifest.attributes;
+  return {};
+}
+
 Result<void> FakeWorkerGroup::DeleteContext(ContextId context) {
   const std::lock_guard lock(mutex_);
   if (delete_error_) {
@@ -295,13 +321,16 @@ Result<ContextUsage> FakeWorkerGroup::GetContextUsage(ContextId context) {
     return Error{ErrorCode::kNotFound, "no such context"};
   }
   const auto num_tokens = static_cast<uint64_t>(it->second.manifest.num_tokens);
-  return ContextUsage{.id = context,
-                      .num_pages = static_cast<int64_t>(num_tokens / 128),
-                      .host_bytes = num_tokens * 10,
-                      .disk_bytes = num_tokens * 11,
-                      .bf16_bytes = num_tokens * 20,
-                      .layer_tokens = static_cast<int64_t>(num_tokens) * 2,
-                      .kept_layer_tokens = static_cast<int64_t>(num_tokens) * 3 / 2};
+  return ContextUsage{
+      .id = context,
+      .num_pages = static_cast<int64_t>(num_tokens / 128),
+      .host_bytes = num_tokens * 10,
+      .disk_bytes = num_tokens * 11,
+      .shared_host_bytes = it->second.manifest.lineage.empty() ? 0 : num_tokens * 10,
+      .shared_disk_bytes = it->second.manifest.lineage.empty() ? 0 : num_tokens * 11,
+      .bf16_bytes = num_tokens * 20,
+      .layer_tokens = static_cast<int64_t>(num_tokens) * 2,
+      .kept_layer_tokens = static_cast<int64_t>(num_tokens) * 3 / 2};
 }
 
 std::vector<WorkerStats> FakeWorkerGroup::Stats() {

@@ -50,6 +50,8 @@ class FakeWorkerGroup final : public WorkerGroup {
   void FailCreate(std::optional<Error> error);
   void FailDelete(std::optional<Error> error);
   void FailList(std::optional<Error> error);
+  // Of ForkContext and UpdateContext.
+  void FailManifests(std::optional<Error> error);
   // Steps wait while held. A held step begins when it is let go; Release lets `num_steps` through.
   void HoldSteps(bool held);
   void ReleaseSteps(int num_steps);
@@ -81,6 +83,8 @@ class FakeWorkerGroup final : public WorkerGroup {
   Result<void> CommitContext(SequenceId sequence,
                              const ContextManifest& manifest,
                              const ContextAppend& append) override;
+  Result<ContextManifest> ForkContext(const ForkOptions& options) override;
+  Result<void> UpdateContext(const ContextManifest& manifest) override;
   Result<void> DeleteContext(ContextId context) override;
   Result<std::vector<ContextManifest>> ListContexts() override;
   Result<std::string> ReadContextText(ContextId context) override;
@@ -112,7 +116,7 @@ class FakeWorkerGroup final : public WorkerGroup {
   bool list_held_ = false;
   int released_ = 0;
   std::optional<Error> step_error_, open_error_, commit_error_, create_error_, delete_error_,
-      list_error_;
+      list_error_, manifest_error_;
   std::map<int32_t, Error> sequence_errors_;
   std::function<void(const StepPlan&)> on_step_;
 };

@@ -20,6 +20,17 @@ ContextManifest Manifest() {
   return manifest;
 }
 
+// One with everything that a fork has.
+ContextManifest Fork() {
+  ContextManifest manifest = Manifest();
+  manifest.lineage = {{ContextId{5}, 9, 1000, 128'100, 500'000},
+                      {ContextId{6}, 2, 1000, 128'200, 500'400}};
+  manifest.tail = {ContextId{6}, 2};
+  manifest.parent = "context-6";
+  manifest.attributes = {.pinned = true, .ttl_s = 604'800, .last_used_unix_s = 1'767'225'600};
+  return manifest;
+}
+
 TEST(ContextFormatTest, RoundTripsAManifest) {
   const ContextManifest manifest = Manifest();
   const auto decoded =
@@ -58,10 +69,47 @@ TEST(ContextFormatTest, ReadsManifestsOfVersion1AsKeepingAllTokens) {
   EXPECT_EQ(decoded->policy.tokens, "all");
 }
 
+TEST(ContextFormatTest, ReadsManifestsOfVersion2AsThoseOfNoFork) {
+  const auto golden = ReadFile(VARVE_SOURCE_DIR "/tests/kvstore/golden/manifest_v2.bin");
+  ASSERT_OK(golden);
+  const auto decoded = DecodeManifest(ManifestRowKey(ContextId{77}, 3), *golden);
+  ASSERT_OK(decoded);
+  EXPECT_EQ(decoded->policy, Manifest().policy);
+  EXPECT_TRUE(decoded->lineage.empty());
+  EXPECT_EQ(decoded->committed_tail(), (TailRef{ContextId{77}, 3}));
+  EXPECT_EQ(decoded->attributes.last_used_unix_s, decoded->updated_unix_s);
+}
+
+TEST(ContextFormatTest, RoundTripsAFork) {
+  const ContextManifest manifest = Fork();
+  const auto decoded =
+      DecodeManifest(ManifestRowKey(manifest.id, manifest.version), EncodeManifest(manifest));
+  ASSERT_OK(decoded);
+  EXPECT_EQ(decoded->lineage, manifest.lineage);
+  EXPECT_EQ(decoded->tail, manifest.tail);
+  EXPECT_EQ(decoded->parent, manifest.parent);
+  EXPECT_EQ(decoded->attributes, manifest.attributes);
+  EXPECT_EQ(decoded->grid_owner(), ContextId{5});
+  EXPECT_EQ(decoded->shared_pages(), 1000);
+}
+
+TEST(ContextFormatTest, RefusesALineageThatDoesNotFit) {
+  const auto refused = [](const auto& change) {
+    ContextManifest manifest = Fork();
+    change(manifest);
+    return DecodeManifest(ManifestRowKey(manifest.id, manifest.version), EncodeManifest(manifest));
+  };
+  EXPECT_ERROR(refused([](auto& m) { m.lineage[1].end_page = 999; }), ErrorCode::kPageCorrupt);
+  EXPECT_ERROR(refused([](auto& m) { m.lineage[1].num_tokens = 5; }), ErrorCode::kPageCorrupt);
+  EXPECT_ERROR(refused([](auto& m) { m.lineage[0].owner = {}; }), ErrorCode::kPageCorrupt);
+  EXPECT_ERROR(refused([](auto& m) { m.text_bytes = 400'000; }), ErrorCode::kPageCorrupt);
+  EXPECT_ERROR(refused([](auto& m) { m.lineage[1].end_page = 1 << 30; }), ErrorCode::kPageCorrupt);
+}
+
 TEST(ContextFormatTest, WritesTheGoldenBytesOfItsVersions) {
   const std::string text_row = TextRowKey(ContextId{77}, 3, TextKind::kText);
   for (const auto& [name, record] :
-       {std::pair("manifest_v2.bin", EncodeManifest(Manifest())),
+       {std::pair("manifest_v4.bin", EncodeManifest(Fork())),
         std::pair("text_v1.bin", EncodeText(text_row, "What is written, stays."))}) {
     const std::string path = std::string(VARVE_SOURCE_DIR "/tests/kvstore/golden/") + name;
     if (std::getenv("VARVE_WRITE_GOLDEN") != nullptr) {

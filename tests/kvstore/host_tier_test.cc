@@ -137,16 +137,20 @@ TEST_F(HostTierTest, ErasesByOwnerAndByVersion) {
     const RecordId id{PageKey{PageKey::Space::kContext, 9, 0, 0, 5}, version};
     tier.Insert(id, MakePage(HostCharge()), true);
   }
-  EXPECT_EQ(tier.ResidentBytes(PageKey::Space::kContext, 9), 4000U);
-  tier.EraseTailsBefore(9, 3);
-  EXPECT_EQ(tier.ResidentBytes(PageKey::Space::kContext, 9),
-            2000U);  // the sealed page and the tail of version 3
+  const auto resident = [&] {
+    std::vector<uint64_t> versions;
+    tier.ForEach([&](const RecordId& id, uint64_t) { versions.push_back(id.tail_version); });
+    return versions;
+  };
+  EXPECT_EQ(resident(), (std::vector<uint64_t>{0, 1, 2, 3}));
+  tier.EraseTailsBefore(9, 3, std::vector<uint64_t>{1});
+  EXPECT_EQ(resident(), (std::vector<uint64_t>{0, 1, 3}));  // 0 is the sealed page
   EXPECT_EQ(tier.Erase({PageKey{PageKey::Space::kContext, 9, 0, 0, 5}, 3}),
             HostTier::Erased::kClean);
   EXPECT_EQ(tier.Erase({PageKey{PageKey::Space::kContext, 9, 0, 0, 5}, 3}),
             HostTier::Erased::kAbsent);
   tier.EraseOwner(PageKey::Space::kContext, 9);
-  EXPECT_EQ(tier.ResidentBytes(PageKey::Space::kContext, 9), 0U);
+  EXPECT_TRUE(resident().empty());
 }
 
 }  // namespace

@@ -100,6 +100,7 @@ class Life {
       VARVE_RETURN_IF_ERROR(group_->RecoverContext(manifest));
       committed_ = manifest;
     }
+    VARVE_RETURN_IF_ERROR(group_->FinishRecovery());
     if (manifests.empty()) {
       VARVE_RETURN_IF_ERROR(Create());
     }
@@ -232,6 +233,7 @@ void CheckDirectory(const std::string& dir, int num_workers) {
   uint64_t expected_bytes = 0;
   for (const ContextManifest& manifest : *manifests) {
     ASSERT_OK(group.RecoverContext(manifest));
+    ASSERT_OK(group.FinishRecovery());
     ReadEverything(group, manifest);
     EXPECT_EQ((*disk)->ReadTokens(manifest.id).value(), MakeAppend(0, manifest.num_tokens).tokens);
     EXPECT_EQ((*disk)->ReadText(manifest.id).value(), MakeAppend(0, manifest.num_tokens).text);

@@ -131,6 +131,7 @@ class Model {
         EXPECT_EQ(tier_->ReadTokens(manifest.id).value().size(),
                   static_cast<size_t>(manifest.num_tokens));
       }
+      ASSERT_OK(group_->FinishRecovery());
     }
   }
 

@@ -185,6 +185,25 @@ Result<void> StoreGroup::RecoverContext(const ContextManifest& manifest) {
   return {};
 }
 
+Result<void> StoreGroup::FinishRecovery() {
+  for (auto& store : stores_) {
+    VARVE_RETURN_IF_ERROR(store->FinishRecovery());
+  }
+  return {};
+}
+
+Result<void> StoreGroup::ForkContext(const ContextManifest& source, uint64_t fork) {
+  VARVE_TRY(
+      const ContextManifest manifest,
+      ForkOf(
+          source,
+          {.source = source.id, .id = ContextId{fork}, .name = "context-" + std::to_string(fork)}));
+  for (auto& store : stores_) {
+    VARVE_RETURN_IF_ERROR(store->ForkContext(source.id, manifest));
+  }
+  return disk_ == nullptr ? Result<void>() : disk_->WriteManifest(manifest);
+}
+
 Result<void> StoreGroup::Prepare(SequenceId sequence, const ContextManifest& manifest) {
   for (auto& store : stores_) {
     VARVE_RETURN_IF_ERROR(store->PrepareCommit(sequence, manifest));

@@ -70,6 +70,9 @@ class StoreGroup {
   }
   Result<void> CreateContext(const ContextManifest& manifest);
   Result<void> RecoverContext(const ContextManifest& manifest);
+  Result<void> FinishRecovery();
+  // A fork of what `source` has committed, durable if there is a disk.
+  Result<void> ForkContext(const ContextManifest& source, uint64_t fork);
   Result<void> Prepare(SequenceId sequence, const ContextManifest& manifest);
   Result<void> Finish(const ContextManifest& manifest);
   // Prepare on all, the disk's commit, finish on all.

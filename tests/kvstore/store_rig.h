@@ -113,6 +113,7 @@ class StoreRig : public ::testing::Test {
       for (const ContextManifest& manifest : *manifests) {
         ASSERT_OK(group_->RecoverContext(manifest));
       }
+      ASSERT_OK(group_->FinishRecovery());
     }
   }
   // Opens an ingest of a new context, appends and commits as version 1.

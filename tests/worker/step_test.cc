@@ -81,6 +81,11 @@ class FaultyStore final : public KvStore {
   }
   int64_t SequenceLength(SequenceId s) const override { return real_->SequenceLength(s); }
   Result<void> CreateContext(const ContextManifest& m) override { return real_->CreateContext(m); }
+  Result<void> ForkContext(ContextId source, const ContextManifest& m) override {
+    return real_->ForkContext(source, m);
+  }
+  Result<void> UpdateContext(const ContextManifest& m) override { return real_->UpdateContext(m); }
+  Result<void> FinishRecovery() override { return real_->FinishRecovery(); }
   Result<void> RecoverContext(const ContextManifest& m) override {
     return real_->RecoverContext(m);
   }
