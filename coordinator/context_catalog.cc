@@ -10,22 +10,6 @@
 namespace varve {
 namespace {
 
-constexpr size_t kMaxNameLength = 128;
-
-Result<void> CheckName(const std::string& name) {
-  const bool good = !name.empty() && name.size() <= kMaxNameLength &&
-                    std::all_of(name.begin(), name.end(), [](char c) {
-                      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-                             (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
-                    });
-  if (!good || name == "." || name == "..") {
-    return Error{ErrorCode::kInvalidArgument,
-                 "A context name has 1 to 128 characters out of A-Z a-z 0-9 . _ - and is not "
-                 "\".\" or \"..\"."};
-  }
-  return {};
-}
-
 Error NoSuchContext(const std::string& name) {
   return Error{ErrorCode::kNotFound, fmt::format("There is no context named '{}'.", name)};
 }
@@ -102,6 +86,7 @@ Result<void> ContextCatalog::Load() {
     entry.received_bytes = manifest.text_bytes;
     entry.received_hash = manifest.text_hash;
     entry.cut_bytes = manifest.text_bytes;
+    entry.durable_last_used_s = manifest.attributes.last_used_unix_s;
     const std::string name = manifest.name;
     entry.manifest = std::move(manifest);
     Entry& stored = entries_.insert_or_assign(name, std::move(entry)).first->second;
@@ -116,39 +101,21 @@ void ContextCatalog::SetListener(std::function<void()> listener) {
 
 Result<ContextView> ContextCatalog::Create(const std::string& name,
                                            std::string text,
-                                           const KvPolicy& policy) {
-  VARVE_RETURN_IF_ERROR(CheckName(name));
+                                           const KvPolicy& policy,
+                                           const AttributeChange& attributes) {
   ContextManifest manifest;
   {
     const std::lock_guard lock(mutex_);
-    if (entries_.contains(name)) {
-      return Error{ErrorCode::kAlreadyExists,
-                   fmt::format("A context named '{}' exists. Append to it or delete it.", name)};
-    }
-    if (entries_.size() >= limits_.max_contexts) {
-      return Error{
-          ErrorCode::kResourceExhausted,
-          fmt::format("There are {} contexts, the limit. Delete some.", limits_.max_contexts)};
-    }
     VARVE_RETURN_IF_ERROR(CheckRoom(text.size()));
-    // Ids are never reused, also not after a restart that no longer sees the newest context: they
-    // begin with the time.
-    const auto seconds = static_cast<uint64_t>(clock_->UnixTimeS());
-    last_id_ = std::max(last_id_ + 1, seconds << 20);
-    manifest.id = ContextId{last_id_};
-    manifest.name = name;
-    manifest.model_hash = workers_->model().model_hash;
-    manifest.tokenizer_hash = text_model_->content_hash();
-    manifest.text_hash = Hash64(std::string_view());
-    manifest.created_unix_s = manifest.updated_unix_s = clock_->UnixTimeS();
-    manifest.policy = policy;
-    // The name is taken from here on; without text the context does nothing until the workers know
-    // it.
-    Entry& entry = entries_[name];
-    by_id_[manifest.id] = &entry;
-    entry.manifest = manifest;
-    entry.status = ContextStatus::kIngesting;
-    entry.deleting = true;
+    VARVE_TRY(Entry * reserved, NewEntry(name));
+    Entry& entry = *reserved;
+    entry.manifest.model_hash = workers_->model().model_hash;
+    entry.manifest.tokenizer_hash = text_model_->content_hash();
+    entry.manifest.text_hash = Hash64(std::string_view());
+    entry.manifest.policy = policy;
+    entry.manifest.attributes.pinned = attributes.pinned.value_or(false);
+    entry.manifest.attributes.ttl_s = attributes.ttl_s.value_or(0);
+    manifest = entry.manifest;
     ResetToCommit(&entry);
     entry.received_hasher = std::make_unique<Hasher64>();
     entry.cut_hasher = std::make_unique<Hasher64>();
@@ -246,6 +213,7 @@ Result<ContextLease> ContextCatalog::Acquire(const std::string& name) {
             "Context '{}' is incomplete: {} Append the missing text first.", name, entry->error)};
   }
   ++entry->num_leases;
+  SetUsed(entry);
   return ContextLease(this, entry->manifest);
 }
 
@@ -356,6 +324,7 @@ void ContextCatalog::Receive(Entry* entry, std::string text) {
   if (entry->status != ContextStatus::kIngesting || entry->uncut_bytes == 0) {
     entry->upload_order = ++next_upload_;
   }
+  SetUsed(entry);
   entry->status = ContextStatus::kIngesting;
   entry->error.clear();
   entry->received_hasher->Update(text);
@@ -386,6 +355,7 @@ void ContextCatalog::Release(ContextId context) {
     Entry* entry = Find(context);
     VARVE_CHECK(entry != nullptr && entry->num_leases > 0);
     --entry->num_leases;
+    SetUsed(entry);
   }
   Notify();
 }

@@ -9,6 +9,9 @@
 //   tokeniser   WaitForPiece, AddPiece                    (ingest_tokenizer.h)
 //   engine      everything under "For the engine"          (engine.h)
 //
+// A use is a request, an append, a commit or a change of attributes: times to live count from the
+// end of the last one. A pinned context does not expire.
+//
 // A context is "ingesting" while received text waits; then requests on it are refused and its
 // ingest starts as soon as the requests that already use it have ended. An ingest that fails falls
 // back to the last commit: text behind it is forgotten, and what the context says it received is
@@ -101,6 +104,12 @@ struct AppendConflict {
   uint64_t text_hash = 0;
 };
 
+// What a PATCH says; what is absent stays.
+struct AttributeChange {
+  std::optional<bool> pinned;
+  std::optional<int64_t> ttl_s;  // 0: none
+};
+
 struct CatalogLimits {
   uint64_t max_pending_bytes = uint64_t{64}
                                << 20;     // received text not yet committed, over all contexts
@@ -122,7 +131,10 @@ class ContextCatalog {
   void SetListener(std::function<void()> listener);
 
   // --- For HTTP ---
-  Result<ContextView> Create(const std::string& name, std::string text, const KvPolicy& policy);
+  Result<ContextView> Create(const std::string& name,
+                             std::string text,
+                             const KvPolicy& policy,
+                             const AttributeChange& attributes = {});
   // Continues the text at byte `offset`, whose prefix hashes to `hash`. kConflict with *conflict
   // filled in if this is not where the received text ends.
   Result<ContextView> Append(const std::string& name,
@@ -160,6 +172,13 @@ class ContextCatalog {
   // more pieces will come.
   bool FinishIngest(ContextId context);
   void FailIngest(ContextId context, const Error& error);
+  // Makes `name` a fork of what `source` has committed. kNotFound, kAlreadyExists, kConflict,
+  // kModelMismatch and the workers' errors.
+  Result<ContextView> Fork(const std::string& source, const std::string& name);
+  Result<ContextView> Change(const std::string& name, const AttributeChange& change);
+  // Names of the contexts that were not used for as long as they may live, and are not used now.
+  // Writes down the last use of the others where what is durable lags behind.
+  std::vector<std::string> TakeExpired();
   // Reserves a context for deletion: no request, append or piece passes any more. kConflict if
   // requests use it.
   Result<ContextId> BeginDelete(const std::string& name);
@@ -177,6 +196,7 @@ class ContextCatalog {
     std::optional<Error> mismatch;  // made by another model or tokenizer
     bool deleting = false;
     int num_leases = 0;
+    int64_t durable_last_used_s = 0;  // attributes.last_used_unix_s as the workers have it
     uint64_t upload_order = 0;
     uint64_t generation = 0;  // counts falls back to the commit
 
@@ -205,6 +225,9 @@ class ContextCatalog {
   uint64_t PendingBytes() const;
   Result<void> CheckUsable(const Entry& entry) const;
   Result<void> CheckRoom(size_t text_bytes) const;
+  // Reserves a name, with an id that was never used. REQUIRES: mutex_ is held.
+  Result<Entry*> NewEntry(const std::string& name);
+  void SetUsed(Entry* entry);
   Result<void> EnsureHashers(const std::string& name, std::unique_lock<std::mutex>* lock);
   void Receive(Entry* entry, std::string text);
   void ResetToCommit(Entry* entry);

@@ -137,6 +137,8 @@ void ContextCatalog::RecordCommit(const ContextManifest& manifest) {
   Entry* entry = Find(manifest.id);
   VARVE_CHECK(entry != nullptr);
   entry->manifest = manifest;
+  entry->durable_last_used_s = manifest.attributes.last_used_unix_s;
+  SetUsed(entry);
   entry->computed_tokens = 0;
 }
 

@@ -17,6 +17,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr int64_t kMaxTtlS = int64_t{100} * 366 * 24 * 3600;
+
 const char* StatusWord(ContextStatus status) {
   switch (status) {
     case ContextStatus::kIngesting:
@@ -45,8 +47,16 @@ Json ContextObject(const ContextView& view, WorkerGroup* workers) {
   object["text_hash"] = HashToHex(view.text_hash_received);
   object["committed_text_hash"] = HashToHex(manifest.text_hash);
   object["model"] = workers->model().name;
+  object["parent"] = manifest.parent.empty() ? Json(nullptr) : Json(manifest.parent);
   object["created_at"] = manifest.created_unix_s;
   object["updated_at"] = manifest.updated_unix_s;
+  const ContextAttributes& attributes = manifest.attributes;
+  const bool expires = attributes.ttl_s > 0 && !attributes.pinned;
+  object["last_used_at"] = attributes.last_used_unix_s;
+  object["pinned"] = attributes.pinned;
+  object["ttl_seconds"] = attributes.ttl_s > 0 ? Json(attributes.ttl_s) : Json(nullptr);
+  object["expires_at"] =
+      expires ? Json(attributes.last_used_unix_s + attributes.ttl_s) : Json(nullptr);
   const KvPolicy& policy = manifest.policy;
   object["kv"] = {{"codec", policy.codec},
                   {"exact_codec", policy.exact_codec},
@@ -61,6 +71,8 @@ Json ContextObject(const ContextView& view, WorkerGroup* workers) {
   object["usage"] = {{"pages", usage.num_pages},
                      {"host_bytes", usage.host_bytes},
                      {"disk_bytes", usage.disk_bytes},
+                     {"shared_host_bytes", usage.shared_host_bytes},
+                     {"shared_disk_bytes", usage.shared_disk_bytes},
                      {"bf16_bytes", usage.bf16_bytes},
                      {"layer_tokens", usage.layer_tokens},
                      {"kept_layer_tokens", usage.kept_layer_tokens}};
@@ -134,6 +146,17 @@ std::string ReadText(RequestFields* fields) {
   return text;
 }
 
+// "ttl_seconds": null takes it away, which for a new context is the same as leaving it out.
+AttributeChange ReadAttributes(RequestFields* fields, bool ttl_is_null) {
+  AttributeChange change;
+  change.pinned = fields->Bool("pinned");
+  change.ttl_s = fields->Integer("ttl_seconds", 1, kMaxTtlS);
+  if (ttl_is_null) {
+    change.ttl_s = 0;
+  }
+  return change;
+}
+
 // 16 hex digits.
 uint64_t ReadHash(RequestFields* fields) {
   const std::string hex = fields->RequiredString("hash");
@@ -179,11 +202,12 @@ void ContextsApi::Create(RoutedRequest request) {
   std::string text = ReadText(&fields);
   KvPolicy policy = default_policy_;
   ReadPolicy(&fields, &policy);
+  const AttributeChange attributes = ReadAttributes(&fields, false);
   if (const auto error = fields.Finish()) {
     refuse(*error);
     return;
   }
-  const Result<ContextView> created = catalog_->Create(name, std::move(text), policy);
+  const Result<ContextView> created = catalog_->Create(name, std::move(text), policy, attributes);
   if (!created) {
     refuse(CatalogError(created.error()));
     return;
@@ -225,6 +249,49 @@ void ContextsApi::Append(RoutedRequest request) {
     return;
   }
   request.response->Send(JsonResponse(202, ContextObject(*appended, workers_)));
+}
+
+std::function<void(Result<ContextView>)> ContextsApi::Answer(
+    int status,
+    std::shared_ptr<ResponseStream> response) {
+  return [this, status, response = std::move(response)](Result<ContextView> view) {
+    response->Send(view ? JsonResponse(status, ContextObject(*view, workers_))
+                        : ErrorResponse(CatalogError(view.error())));
+  };
+}
+
+void ContextsApi::Fork(RoutedRequest request) {
+  nlohmann::json json;
+  if (const auto error = ParseJsonBody(request.http.body, &json)) {
+    request.response->Send(ErrorResponse(*error));
+    return;
+  }
+  RequestFields fields(&json);
+  const std::string name = fields.RequiredString("name");
+  if (const auto error = fields.Finish()) {
+    request.response->Send(ErrorResponse(*error));
+    return;
+  }
+  engine_->ForkContext(request.name, name, Answer(201, request.response));
+}
+
+void ContextsApi::Change(RoutedRequest request) {
+  nlohmann::json json;
+  if (const auto error = ParseJsonBody(request.http.body, &json)) {
+    request.response->Send(ErrorResponse(*error));
+    return;
+  }
+  const bool ttl_is_null = json.contains("ttl_seconds") && json["ttl_seconds"].is_null();
+  RequestFields fields(&json);
+  const AttributeChange change = ReadAttributes(&fields, ttl_is_null);
+  if (!change.pinned && !change.ttl_s) {
+    fields.Fail("pinned", "or \"ttl_seconds\" must say what to change");
+  }
+  if (const auto error = fields.Finish()) {
+    request.response->Send(ErrorResponse(*error));
+    return;
+  }
+  engine_->ChangeContext(request.name, change, Answer(200, request.response));
 }
 
 void ContextsApi::Show(RoutedRequest request) {

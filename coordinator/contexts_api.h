@@ -1,15 +1,18 @@
-// /v1/contexts: create from text, append, show, list, delete.
+// /v1/contexts: create from text, append, fork, pin and time to live, show, list, delete.
 //
 // Threads: any but the I/O thread (a show asks the workers, an append may hash the stored text).
 #pragma once
 
+#include <functional>
+#include <memory>
+
+#include "coordinator/context_catalog.h"
 #include "coordinator/router.h"
 #include "proto/kv_policy.h"
 #include "proto/worker_group.h"
 
 namespace varve {
 
-class ContextCatalog;
 class Engine;
 
 class ContextsApi {
@@ -22,11 +25,17 @@ class ContextsApi {
 
   void Create(RoutedRequest request);
   void Append(RoutedRequest request);
+  void Fork(RoutedRequest request);
+  void Change(RoutedRequest request);
   void Show(RoutedRequest request);
   void List(RoutedRequest request);
   void Delete(RoutedRequest request);
 
  private:
+  // Sends the context with this status, or the error.
+  std::function<void(Result<ContextView>)> Answer(int status,
+                                                  std::shared_ptr<ResponseStream> response);
+
   Engine* const engine_;
   ContextCatalog* const catalog_;
   WorkerGroup* const workers_;

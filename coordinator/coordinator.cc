@@ -9,6 +9,7 @@
 #include <fmt/core.h>
 
 #include "coordinator/completions_api.h"
+#include "coordinator/context_expiry.h"
 #include "coordinator/contexts_api.h"
 #include "coordinator/ingest_tokenizer.h"
 #include "coordinator/metrics.h"
@@ -64,6 +65,7 @@ class LiveCoordinator final : public Coordinator {
     models_.emplace(workers_, options_.clock->UnixTimeS());
     AddRoutes();
     engine_->Start();
+    expiry_.emplace(options_.expiry_interval_ms, [this] { engine_->ExpireContexts(); });
     loaded_.store(true, std::memory_order_release);
     SPDLOG_INFO("serving {} on {}:{}", workers_->model().name, options_.http.host, server_->port());
     return {};
@@ -83,6 +85,7 @@ class LiveCoordinator final : public Coordinator {
       server_->Stop();
     }
     api_threads_.join();
+    expiry_.reset();
     ingest_tokenizer_.reset();
     if (engine_) {
       engine_->Stop();
@@ -114,7 +117,9 @@ class LiveCoordinator final : public Coordinator {
     router_.Add("POST", "/v1/contexts", false, contexts(&ContextsApi::Create));
     router_.Add("GET", "/v1/contexts", false, contexts(&ContextsApi::List));
     router_.Add("POST", "/v1/contexts/{name}/append", false, contexts(&ContextsApi::Append));
+    router_.Add("POST", "/v1/contexts/{name}/fork", false, contexts(&ContextsApi::Fork));
     router_.Add("GET", "/v1/contexts/{name}", false, contexts(&ContextsApi::Show));
+    router_.Add("PATCH", "/v1/contexts/{name}", false, contexts(&ContextsApi::Change));
     router_.Add("DELETE", "/v1/contexts/{name}", false, contexts(&ContextsApi::Delete));
     router_.Add("GET", "/metrics", false, [this](RoutedRequest r) {
       r.response->Send(HttpResponse{.content_type = "text/plain; version=0.0.4; charset=utf-8",
@@ -140,7 +145,7 @@ class LiveCoordinator final : public Coordinator {
       RefuseRoute(match, request, *response);
       return;
     }
-    if (request.method == "POST" && !IsJson(request.content_type)) {
+    if ((request.method == "POST" || request.method == "PATCH") && !IsJson(request.content_type)) {
       Refuse(*response,
              ErrorCode::kUnsupportedMediaType,
              "The body must be JSON: send \"Content-Type: application/json\".");
@@ -215,6 +220,7 @@ class LiveCoordinator final : public Coordinator {
   std::unique_ptr<TextModel> text_model_;
   std::optional<ContextCatalog> catalog_;
   std::optional<Engine> engine_;
+  std::optional<ContextExpiry> expiry_;
   std::optional<IngestTokenizer> ingest_tokenizer_;
   std::optional<CompletionsApi> completions_;
   std::optional<ContextsApi> contexts_;

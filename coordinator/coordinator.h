@@ -2,7 +2,8 @@
 // the tests start.
 //
 // It owns the HTTP server, the engine, the catalog of contexts and their threads: one I/O thread,
-// two API threads (JSON, prompts), one ingest tokeniser, one engine thread.
+// two API threads (JSON, prompts), one ingest tokeniser, one engine thread, one that looks for
+// expired contexts.
 //
 // The port is open from the beginning of Start: until everything is loaded, /healthz answers 200,
 // /readyz and all else 503.
@@ -31,7 +32,8 @@ struct CoordinatorOptions {
   HttpServerOptions http;  // host, port (0: any free one) and the limits of connections
   EngineLimits engine;
   CatalogLimits catalog;
-  KvPolicy default_policy;  // of contexts that are created without "kv"
+  KvPolicy default_policy;          // of contexts that are created without "kv"
+  int expiry_interval_ms = 30'000;  // how often it looks for contexts whose time to live is over
   const Clock* clock = &SystemClock();
   // Called with the port as soon as it is open, before anything is loaded.
   std::function<void(uint16_t port)> on_listening;

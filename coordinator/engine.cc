@@ -60,15 +60,15 @@ void Engine::Cancel(RequestId request) {
   wake_up_.notify_one();
 }
 
-void Engine::DeleteContext(std::string name, std::function<void(Result<void>)> done) {
+void Engine::Post(ContextCommand command) {
   std::unique_lock lock(mutex_);
   if (failure_ || stopping_) {
     const Error refusal = RefusalLocked();
     lock.unlock();
-    done(refusal);
+    command.refuse(refusal);
     return;
   }
-  deletes_.push_back(DeleteCommand{std::move(name), std::move(done)});
+  commands_.push_back(std::move(command));
   wake_ = true;
   lock.unlock();
   wake_up_.notify_one();
@@ -299,17 +299,17 @@ void Engine::FailEverything(const Error& error) {
     EndIngest(ingests_.back().get(), error);
   }
   std::deque<std::unique_ptr<Generation>> waiting;
-  std::vector<DeleteCommand> deletes;
+  std::vector<ContextCommand> commands;
   {
     const std::lock_guard lock(mutex_);
     waiting.swap(waiting_);
-    deletes.swap(deletes_);
+    commands.swap(commands_);
   }
   for (const auto& generation : waiting) {
     Refuse(generation.get(), error);
   }
-  for (const DeleteCommand& command : deletes) {
-    command.done(error);
+  for (const ContextCommand& command : commands) {
+    command.refuse(error);
   }
 }
 

@@ -3,13 +3,14 @@
 //
 // One turn of the loop: take commands, admit, plan (scheduler.h), WorkerGroup::Step, deliver
 // tokens, commit ingests. It owns every open sequence. HTTP talks to it through Submit, Cancel and
-// DeleteContext; the catalog tells it by OnCatalogChange that there is text to ingest.
+// the calls that change contexts; the catalog tells it by OnCatalogChange that there is text to
+// ingest.
 //
 // Errors: what concerns one sequence ends that request or ingest and no other. An Error of Step
 // means that the workers are lost: everything that runs or waits fails with it, and the engine
 // refuses work from then on (failure()).
 //
-// Threads: the public calls may come from any thread; on_event and delete callbacks are made on the
+// Threads: the public calls may come from any thread; on_event and `done` callbacks are made on the
 // engine's thread and must not block.
 //
 // Next: proto/worker_group.h
@@ -70,6 +71,15 @@ class Engine {
   void Cancel(RequestId request);
   // Deletes a context between two steps; an ingest of it is dropped.
   void DeleteContext(std::string name, std::function<void(Result<void>)> done);
+  // Forks the committed state of `source`, between two steps.
+  void ForkContext(std::string source,
+                   std::string name,
+                   std::function<void(Result<ContextView>)> done);
+  void ChangeContext(std::string name,
+                     AttributeChange change,
+                     std::function<void(Result<ContextView>)> done);
+  // Deletes the contexts whose time to live is over, and counts them.
+  void ExpireContexts();
   void OnCatalogChange();
 
   // Refuses new requests, fails the queued ones, lets the running ones finish for `grace_us`,
@@ -82,16 +92,19 @@ class Engine {
   std::optional<Error> Refusal() const;
 
  private:
-  struct DeleteCommand {
-    std::string name;
-    std::function<void(Result<void>)> done;
+  // What writes manifests: done between two steps, or refused.
+  struct ContextCommand {
+    std::function<void()> run;
+    std::function<void(const Error&)> refuse;
   };
 
   void Loop();
   bool HasRunnable() const;
   void TakeCommands();
   void RemoveCancelled(const std::vector<RequestId>& cancelled);
-  void RunDelete(const DeleteCommand& command);
+  void Post(ContextCommand command);
+  Result<void> RunDelete(const std::string& name);
+  void RunExpiry();
   void AdmitWaiting();
   void FeedIngests();
   void RunStep();
@@ -132,7 +145,7 @@ class Engine {
   uint64_t next_request_ = 0;
   std::deque<std::unique_ptr<Generation>> waiting_;
   std::vector<RequestId> cancelled_;
-  std::vector<DeleteCommand> deletes_;
+  std::vector<ContextCommand> commands_;
 
   // The engine thread's own.
   std::vector<std::unique_ptr<Generation>> running_;  // in order of admission

@@ -1,5 +1,5 @@
-// What reaches the engine from outside between two steps: cancellations, deletions, the drain, new
-// requests.
+// What reaches the engine from outside between two steps: cancellations, changes of contexts, the
+// drain, new requests.
 
 #include <algorithm>
 #include <utility>
@@ -12,7 +12,7 @@ namespace varve {
 
 void Engine::TakeCommands() {
   std::vector<RequestId> cancelled;
-  std::vector<DeleteCommand> deletes;
+  std::vector<ContextCommand> commands;
   std::deque<std::unique_ptr<Generation>> refused;
   std::vector<std::unique_ptr<Generation>> dropped;  // destroyed without the mutex: leases notify
   bool drain_begins = false;
@@ -20,7 +20,7 @@ void Engine::TakeCommands() {
   {
     const std::lock_guard lock(mutex_);
     cancelled.swap(cancelled_);
-    deletes.swap(deletes_);
+    commands.swap(commands_);
     for (auto& generation : waiting_) {
       if (std::find(cancelled.begin(), cancelled.end(), generation->id()) != cancelled.end()) {
         dropped.push_back(std::move(generation));
@@ -51,8 +51,8 @@ void Engine::TakeCommands() {
   if (grace_is_over) {
     FailEverything(Error{ErrorCode::kUnavailable, "The server shut down during this request."});
   }
-  for (const DeleteCommand& command : deletes) {
-    RunDelete(command);
+  for (const ContextCommand& command : commands) {
+    command.run();
   }
 }
 
@@ -68,21 +68,54 @@ void Engine::RemoveCancelled(const std::vector<RequestId>& cancelled) {
   }
 }
 
-void Engine::RunDelete(const DeleteCommand& command) {
-  const Result<ContextId> context = catalog_->BeginDelete(command.name);
-  if (!context) {
-    command.done(context.error());
-    return;
+void Engine::DeleteContext(std::string name, std::function<void(Result<void>)> done) {
+  Post({.run = [this, name = std::move(name), done] { done(RunDelete(name)); }, .refuse = done});
+}
+
+void Engine::ForkContext(std::string source,
+                         std::string name,
+                         std::function<void(Result<ContextView>)> done) {
+  Post({.run =
+            [this, source = std::move(source), name = std::move(name), done] {
+              done(catalog_->Fork(source, name));
+            },
+        .refuse = done});
+}
+
+void Engine::ChangeContext(std::string name,
+                           AttributeChange change,
+                           std::function<void(Result<ContextView>)> done) {
+  Post({.run =
+            [this, name = std::move(name), change, done] { done(catalog_->Change(name, change)); },
+        .refuse = done});
+}
+
+void Engine::ExpireContexts() {
+  Post({.run = [this] { RunExpiry(); }, .refuse = [](const Error&) {}});
+}
+
+void Engine::RunExpiry() {
+  for (const std::string& name : catalog_->TakeExpired()) {
+    if (const Result<void> deleted = RunDelete(name); !deleted) {
+      SPDLOG_WARN("expired context '{}': {}", name, deleted.error().ToString());
+      continue;
+    }
+    metrics_->CountExpiredContext();
+    SPDLOG_INFO("context '{}' was not used for its time to live and is deleted", name);
   }
+}
+
+Result<void> Engine::RunDelete(const std::string& name) {
+  VARVE_TRY(const ContextId context, catalog_->BeginDelete(name));
   for (const auto& run : ingests_) {
-    if (run->context() == *context) {
+    if (run->context() == context) {
       CloseSequence(run->sequence());
     }
   }
-  std::erase_if(ingests_, [&](const auto& run) { return run->context() == *context; });
-  const Result<void> deleted = workers_->DeleteContext(*context);
-  catalog_->EndDelete(*context, deleted);
-  command.done(deleted);
+  std::erase_if(ingests_, [&](const auto& run) { return run->context() == context; });
+  Result<void> deleted = workers_->DeleteContext(context);
+  catalog_->EndDelete(context, deleted);
+  return deleted;
 }
 
 void Engine::AdmitWaiting() {

@@ -87,7 +87,8 @@ bool Engine::AdvanceIngest(IngestRun* run) {
 }
 
 bool Engine::CommitIngest(IngestRun* run) {
-  const ContextManifest manifest = run->NextManifest(clock_->UnixTimeS());
+  ContextManifest manifest = run->NextManifest(clock_->UnixTimeS());
+  manifest.attributes = catalog_->Manifest(run->context()).attributes;
   if (manifest.num_tokens == 0) {
     EndIngest(run, Error{ErrorCode::kInvalidArgument, "The text has no tokens."});
     return false;

@@ -61,6 +61,7 @@ Runnable IngestRun::AsRunnable() const {
 ContextManifest IngestRun::NextManifest(int64_t now_unix_s) const {
   ContextManifest manifest = committed_;
   ++manifest.version;
+  manifest.tail = {};  // a fork's first own one
   manifest.num_tokens += num_computed_;
   for (const Piece& piece : pieces_) {
     if (piece.end > num_computed_) {

@@ -160,6 +160,9 @@ struct Metrics::Impl {
       Counters("varve_generation_tokens_total", "Tokens drawn").Add({});
   prometheus::Counter& ingested_tokens =
       Counters("varve_ingested_tokens_total", "Document tokens committed").Add({});
+  prometheus::Counter& expired_contexts =
+      Counters("varve_contexts_expired_total", "Contexts deleted at the end of their time to live")
+          .Add({});
   prometheus::Family<prometheus::Counter>& prefill =
       Counters("varve_prefill_tokens_total", "Tokens computed in chunks, by what they belong to");
   prometheus::Counter& prefill_document = prefill.Add({{"kind", "document"}});
@@ -220,6 +223,10 @@ void Metrics::CountPrefillTokens(Prefill kind, int64_t num_tokens) {
 
 void Metrics::CountIngestedTokens(int64_t num_tokens) {
   impl_->ingested_tokens.Increment(static_cast<double>(num_tokens));
+}
+
+void Metrics::CountExpiredContext() {
+  impl_->expired_contexts.Increment();
 }
 
 void Metrics::ObserveStep(double seconds) {

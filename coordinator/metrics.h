@@ -33,6 +33,7 @@ class Metrics {
   void CountFailedRequest(std::string_view reason);
   void CountPrefillTokens(Prefill kind, int64_t num_tokens);
   void CountIngestedTokens(int64_t num_tokens);  // committed
+  void CountExpiredContext();
   void ObserveStep(double seconds);
   // `path` is the route's pattern ("/v1/contexts/{name}"), never what a client sent.
   void CountHttpRequest(std::string_view path, int code);

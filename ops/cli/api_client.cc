@@ -85,6 +85,10 @@ ContextInfo ParseContext(const Json& object) {
   info.model = Field<std::string>(object, "model");
   info.created_at = Field<int64_t>(object, "created_at");
   info.updated_at = Field<int64_t>(object, "updated_at");
+  info.parent = Field<std::string>(object, "parent");
+  info.pinned = object.value("pinned", Json()) == true;
+  info.ttl_s = Field<int64_t>(object, "ttl_seconds");
+  info.expires_at = Field<int64_t>(object, "expires_at");
   const Json kv = object.value("kv", Json::object());
   const Json usage = object.value("usage", Json::object());
   if (kv.is_object()) {
@@ -96,6 +100,8 @@ ContextInfo ParseContext(const Json& object) {
     info.pages = Field<int64_t>(usage, "pages");
     info.host_bytes = Field<uint64_t>(usage, "host_bytes");
     info.disk_bytes = Field<uint64_t>(usage, "disk_bytes");
+    info.shared_host_bytes = Field<uint64_t>(usage, "shared_host_bytes");
+    info.shared_disk_bytes = Field<uint64_t>(usage, "shared_disk_bytes");
     info.bf16_bytes = Field<uint64_t>(usage, "bf16_bytes");
     info.layer_tokens = Field<int64_t>(usage, "layer_tokens");
     info.kept_layer_tokens = Field<int64_t>(usage, "kept_layer_tokens");
@@ -273,8 +279,12 @@ Result<void> ApiClient::DeleteContext(const std::string& name) const {
 
 Result<AppendReply> ApiClient::CreateContext(const std::string& name,
                                              std::string_view text,
-                                             const KvChoice& kv) const {
+                                             const KvChoice& kv,
+                                             std::optional<int64_t> ttl_s) const {
   Json body = {{"name", name}, {"text", text}};
+  if (ttl_s) {
+    body["ttl_seconds"] = *ttl_s;
+  }
   if (!kv.codec.empty()) {
     body["kv"]["codec"] = kv.codec;
   }
@@ -287,6 +297,34 @@ Result<AppendReply> ApiClient::CreateContext(const std::string& name,
   VARVE_TRY(const HttpResponse response,
             http_.Send({.method = "POST", .target = "/v1/contexts", .body = body.dump()}));
   return ParseAppendReply(response);
+}
+
+Result<ContextInfo> ApiClient::ForkContext(const std::string& name, const std::string& fork) const {
+  const Json body = {{"name", fork}};
+  VARVE_TRY(
+      const HttpResponse response,
+      http_.Send({.method = "POST", .target = ContextTarget(name) + "/fork", .body = body.dump()}));
+  if (response.status != 201) {
+    return ServerError(response);
+  }
+  return ParseContextBody(url(), response);
+}
+
+Result<ContextInfo> ApiClient::ChangeContext(const std::string& name,
+                                             const AttributeChange& change) const {
+  Json body = Json::object();
+  if (change.pinned) {
+    body["pinned"] = *change.pinned;
+  }
+  if (change.ttl_s) {
+    body["ttl_seconds"] = *change.ttl_s > 0 ? Json(*change.ttl_s) : Json(nullptr);
+  }
+  VARVE_TRY(const HttpResponse response,
+            http_.Send({.method = "PATCH", .target = ContextTarget(name), .body = body.dump()}));
+  if (response.status != 200) {
+    return ServerError(response);
+  }
+  return ParseContextBody(url(), response);
 }
 
 Result<AppendReply> ApiClient::Append(const std::string& name,

@@ -34,9 +34,15 @@ struct ContextInfo {
   double kv_keep = 1;     // the share of tokens that it keeps
   int64_t created_at = 0;
   int64_t updated_at = 0;
+  std::string parent;  // the context that it was forked from; empty: none
+  bool pinned = false;
+  int64_t ttl_s = 0;       // 0: none
+  int64_t expires_at = 0;  // 0: never
   int64_t pages = 0;
   uint64_t host_bytes = 0;
   uint64_t disk_bytes = 0;
+  uint64_t shared_host_bytes = 0;  // of these, what is counted as another context's
+  uint64_t shared_disk_bytes = 0;
   uint64_t bf16_bytes = 0;
   int64_t layer_tokens = 0;       // tokens, counted once for each layer
   int64_t kept_layer_tokens = 0;  // those of them that are kept
@@ -48,6 +54,12 @@ struct KvChoice {
   std::string codec;
   std::string tokens;
   std::optional<double> keep;
+};
+
+// What is absent stays as it is.
+struct AttributeChange {
+  std::optional<bool> pinned;
+  std::optional<int64_t> ttl_s;  // 0: none
 };
 
 struct AppendReply {
@@ -94,7 +106,10 @@ class ApiClient {
   Result<void> DeleteContext(const std::string& name) const;
   Result<AppendReply> CreateContext(const std::string& name,
                                     std::string_view text,
-                                    const KvChoice& kv) const;
+                                    const KvChoice& kv,
+                                    std::optional<int64_t> ttl_s = {}) const;
+  Result<ContextInfo> ForkContext(const std::string& name, const std::string& fork) const;
+  Result<ContextInfo> ChangeContext(const std::string& name, const AttributeChange& change) const;
   // Appends `text` behind the first `offset` bytes, whose hash is `hash`.
   Result<AppendReply> Append(const std::string& name,
                              uint64_t offset,

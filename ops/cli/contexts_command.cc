@@ -1,4 +1,4 @@
-// `varve contexts ls | show | rm`.
+// `varve contexts ls | show | fork | pin | unpin | ttl | rm`.
 #include <algorithm>
 #include <iostream>
 
@@ -10,6 +10,7 @@
 
 #include "ops/cli/api_client.h"
 #include "ops/cli/commands.h"
+#include "ops/cli/duration.h"
 #include "ops/cli/exit_code.h"
 #include "ops/cli/interrupt.h"
 #include "ops/cli/progress.h"
@@ -24,6 +25,8 @@ namespace {
 struct Options {
   std::string server = kDefaultServer;
   std::vector<std::string> names;
+  std::string fork;
+  std::string ttl;
   bool json = false;
   bool yes = false;
 };
@@ -53,7 +56,18 @@ Result<void> List(const Options& options) {
     fmt::print("no contexts at {}; `varve ingest` makes one\n", client.url());
     return {};
   }
-  Table table({"NAME", "STATUS", "TOKENS", "PAGES", "HOST", "DISK", "BYTES/TOKEN", "CODEC"});
+  Table table({"NAME",
+               "STATUS",
+               "TOKENS",
+               "PAGES",
+               "HOST",
+               "DISK",
+               "SHARED",
+               "BYTES/TOKEN",
+               "CODEC",
+               "PINNED",
+               "EXPIRES",
+               "PARENT"});
   for (const ContextInfo& context : contexts) {
     table.AddRow({context.name,
                   context.status,
@@ -61,8 +75,12 @@ Result<void> List(const Options& options) {
                   FormatCount(context.pages),
                   FormatBytes(context.host_bytes),
                   FormatBytes(context.disk_bytes),
+                  FormatBytes(context.shared_disk_bytes),
                   BytesPerToken(context.disk_bytes, context.tokens),
-                  context.codec});
+                  context.codec,
+                  context.pinned ? "yes" : "-",
+                  context.expires_at > 0 ? TimeText(context.expires_at) : "-",
+                  context.parent.empty() ? "-" : context.parent});
   }
   fmt::print("{}", table.Format());
   return {};
@@ -80,6 +98,25 @@ std::string KeptText(const ContextInfo& context) {
                      context.kv_keep,
                      context.kv_tokens,
                      100 * held);
+}
+
+std::string TierText(uint64_t bytes, uint64_t shared_bytes) {
+  return shared_bytes == 0 ? FormatBytes(bytes)
+                           : fmt::format("{}, {} of it counted with other contexts",
+                                         FormatBytes(bytes),
+                                         FormatBytes(shared_bytes));
+}
+
+std::string ExpiryText(const ContextInfo& context) {
+  if (context.ttl_s == 0) {
+    return "never";
+  }
+  return context.expires_at == 0
+             ? fmt::format("never while it is pinned, else {} after its last use",
+                           DurationText(context.ttl_s))
+             : fmt::format("{}, {} after its last use",
+                           TimeText(context.expires_at),
+                           DurationText(context.ttl_s));
 }
 
 void PrintContext(const ContextInfo& context) {
@@ -100,14 +137,17 @@ void PrintContext(const ContextInfo& context) {
                             FormatBytes(context.text_bytes),
                             FormatBytes(context.text_bytes_received))});
   table.AddRow({"pages", FormatCount(context.pages)});
-  table.AddRow({"host", FormatBytes(context.host_bytes)});
-  table.AddRow({"disk", FormatBytes(context.disk_bytes)});
+  table.AddRow({"host", TierText(context.host_bytes, context.shared_host_bytes)});
+  table.AddRow({"disk", TierText(context.disk_bytes, context.shared_disk_bytes)});
   table.AddRow({"bytes/token",
                 fmt::format("{} ({} as bf16)",
                             BytesPerToken(context.disk_bytes, context.tokens),
                             BytesPerToken(context.bf16_bytes, context.tokens))});
   table.AddRow({"created", TimeText(context.created_at)});
   table.AddRow({"updated", TimeText(context.updated_at)});
+  table.AddRow({"forked from", context.parent.empty() ? "-" : context.parent});
+  table.AddRow({"pinned", context.pinned ? "yes" : "no"});
+  table.AddRow({"expires", ExpiryText(context)});
   fmt::print("{}", table.Format());
 }
 
@@ -122,6 +162,45 @@ Result<void> Show(const Options& options) {
     }
   }
   return {};
+}
+
+Result<void> Fork(const Options& options) {
+  VARVE_TRY(const ApiClient client, ApiClient::Create(options.server));
+  VARVE_TRY(const ContextInfo fork, client.ForkContext(options.names[0], options.fork));
+  if (options.json) {
+    fmt::print("{}\n", fork.json);
+  } else {
+    fmt::print(
+        "{}: a fork of {}, {} tokens\n", fork.name, options.names[0], FormatCount(fork.tokens));
+  }
+  return {};
+}
+
+Result<void> Change(const Options& options, const AttributeChange& change) {
+  VARVE_TRY(const ApiClient client, ApiClient::Create(options.server));
+  for (const std::string& name : options.names) {
+    VARVE_TRY(const ContextInfo context, client.ChangeContext(name, change));
+    if (options.json) {
+      fmt::print("{}\n", context.json);
+    } else {
+      fmt::print(
+          "{}: {}pinned; expires {}\n", name, context.pinned ? "" : "not ", ExpiryText(context));
+    }
+  }
+  return {};
+}
+
+Result<void> Pin(const Options& options) {
+  return Change(options, {.pinned = true});
+}
+
+Result<void> Unpin(const Options& options) {
+  return Change(options, {.pinned = false});
+}
+
+Result<void> SetTtl(const Options& options) {
+  VARVE_TRY(const int64_t ttl_s, ParseDuration(options.ttl));
+  return Change(options, {.ttl_s = ttl_s});
 }
 
 bool Confirmed(const std::string& name) {
@@ -173,12 +252,34 @@ CLI::App* AddPart(CLI::App& contexts,
 }  // namespace
 
 void AddContextsCommand(CLI::App& root, Invocation& chosen) {
-  CLI::App* contexts = root.add_subcommand("contexts", "List, show and remove contexts");
+  CLI::App* contexts = root.add_subcommand("contexts", "List, show, fork, pin and remove contexts");
   contexts->require_subcommand(1);
   auto options = std::make_shared<Options>();
   AddPart(*contexts, chosen, "ls", "List the contexts", options, List);
   CLI::App* show = AddPart(*contexts, chosen, "show", "Show a context", options, Show);
   show->add_option("NAME", options->names, "Contexts")->required();
+  CLI::App* fork =
+      AddPart(*contexts,
+              chosen,
+              "fork",
+              "Make a context that begins with all that another has; nothing is copied",
+              options,
+              Fork);
+  fork->add_option("NAME", options->names, "The context")->required()->expected(1);
+  fork->add_option("NEW", options->fork, "Name of the fork")->required();
+  CLI::App* pin = AddPart(
+      *contexts, chosen, "pin", "Keep contexts from being moved down or expiring", options, Pin);
+  pin->add_option("NAME", options->names, "Contexts")->required();
+  CLI::App* unpin = AddPart(*contexts, chosen, "unpin", "Undo `pin`", options, Unpin);
+  unpin->add_option("NAME", options->names, "Contexts")->required();
+  CLI::App* ttl = AddPart(*contexts,
+                          chosen,
+                          "ttl",
+                          "Have a context deleted when it was not used for so long",
+                          options,
+                          SetTtl);
+  ttl->add_option("NAME", options->names, "The context")->required()->expected(1);
+  ttl->add_option("TTL", options->ttl, "90s, 15m, 12h, 7d, 2w or none")->required();
   CLI::App* rm = AddPart(*contexts, chosen, "rm", "Delete a context and its KV", options, Remove);
   rm->add_option("NAME", options->names, "Contexts")->required();
   rm->add_flag("--yes,-y", options->yes, "Do not ask");

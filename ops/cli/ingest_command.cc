@@ -5,6 +5,7 @@
 
 #include "ops/cli/api_client.h"
 #include "ops/cli/commands.h"
+#include "ops/cli/duration.h"
 #include "ops/cli/exit_code.h"
 #include "ops/cli/ingest_session.h"
 #include "ops/cli/interrupt.h"
@@ -22,6 +23,7 @@ struct Options {
   std::string kv_codec;
   std::string kv_tokens;
   std::optional<double> kv_keep;
+  std::string ttl;
   std::vector<std::string> files;
   bool json = false;
   bool no_wait = false;
@@ -72,6 +74,10 @@ void PrintSummary(const Options& options, const IngestSummary& summary) {
 
 Result<IngestSummary> Ingest(const Options& options) {
   VARVE_TRY(const ApiClient client, ApiClient::Create(options.server));
+  std::optional<int64_t> ttl_s;
+  if (!options.ttl.empty()) {
+    VARVE_TRY(ttl_s, ParseDuration(options.ttl));
+  }
   VARVE_TRY(const std::string text, ReadTexts(options.files));
   ProgressLine line(stderr, options.name, options.quiet);
   IngestProgress last;
@@ -79,6 +85,7 @@ Result<IngestSummary> Ingest(const Options& options) {
       client,
       {.name = options.name,
        .kv = {.codec = options.kv_codec, .tokens = options.kv_tokens, .keep = options.kv_keep},
+       .ttl_s = ttl_s.value_or(0) > 0 ? ttl_s : std::nullopt,
        .wait = !options.no_wait},
       text,
       [&](const IngestProgress& progress) {
@@ -88,6 +95,9 @@ Result<IngestSummary> Ingest(const Options& options) {
   auto summary = session.Run();
   if (last.text_bytes > 0) {
     line.Finish(last);
+  }
+  if (summary && ttl_s && summary->context.ttl_s != *ttl_s) {
+    VARVE_TRY(summary->context, client.ChangeContext(options.name, {.ttl_s = ttl_s}));
   }
   return summary;
 }
@@ -135,6 +145,12 @@ void AddIngestCommand(CLI::App& root, Invocation& chosen) {
           "The share of tokens that --kv-tokens keeps (of clusterkv: of pages that a request "
           "reads), above 0 and at most 1")
       ->type_name("SHARE");
+  command
+      ->add_option("--ttl",
+                   options->ttl,
+                   "Delete the context when it was not used for so long: 90s, 15m, 12h, 7d, 2w or "
+                   "none (default: never)")
+      ->type_name("TTL");
   command->add_flag("--no-wait",
                     options->no_wait,
                     "Return when all text is with the server; it goes on by itself");

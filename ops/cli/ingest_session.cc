@@ -141,7 +141,7 @@ Result<void> IngestSession::Upload() {
 
 Result<AppendReply> IngestSession::SendChunk(std::string_view chunk) {
   if (!exists_) {
-    return client_.CreateContext(options_.name, chunk, options_.kv);
+    return client_.CreateContext(options_.name, chunk, options_.kv, options_.ttl_s);
   }
   return client_.Append(options_.name, sent_bytes_, HashToHex(hasher_.Digest()), chunk);
 }

@@ -18,8 +18,9 @@ namespace varve::cli {
 
 struct IngestOptions {
   std::string name;
-  KvChoice kv;       // of a new context; one that exists must agree with it
-  bool wait = true;  // until the context is ready
+  KvChoice kv;                   // of a new context; one that exists must agree with it
+  std::optional<int64_t> ttl_s;  // of a new context; absent: it does not expire
+  bool wait = true;              // until the context is ready
   size_t chunk_bytes = size_t{1} << 20;
 };
 

@@ -33,6 +33,10 @@ const std::vector<std::vector<std::string>> kCommands = {{},
                                                          {"contexts"},
                                                          {"contexts", "ls"},
                                                          {"contexts", "show"},
+                                                         {"contexts", "fork"},
+                                                         {"contexts", "pin"},
+                                                         {"contexts", "unpin"},
+                                                         {"contexts", "ttl"},
                                                          {"contexts", "rm"},
                                                          {"doctor"},
                                                          {"bench"},
@@ -71,6 +75,10 @@ TEST(CliUsage, WrongUsageSaysWhatIsWrongAndExitsWith2) {
       {{"contexts"}, "A subcommand is required"},
       {{"contexts", "list"}, "\"list\" is no command of `varve contexts`"},
       {{"contexts", "rm"}, "NAME is required"},
+      {{"contexts", "fork", "a"}, "NEW is required"},
+      {{"contexts", "ttl", "a"}, "TTL is required"},
+      {{"contexts", "ttl", "a", "7 days"}, "\"7 days\" is not a duration"},
+      {{"ingest", "--name", "x", "--ttl", "0d", "file"}, "\"0d\" is not a duration"},
       {{"serve"}, "--model DIR is missing"},
       {{"serve", "--port", "70000"}, "70000"},
       {{"serve", "--host-budget", "lots"}, "\"lots\" is not a size"},
@@ -211,8 +219,8 @@ TEST(CliClient, AnInterruptedIngestExitsWith130AndSaysHowToGoOn) {
 
 const char* const kContext =
     R"({"name":"notes","status":"ready","error":null,"tokens":2048,"text_bytes":9000,"text_bytes_received":9000,)"
-    R"("model":"mini","created_at":0,"updated_at":60,"kv":{"codec":"int8","tokens":"snapkv","keep":0.5},)"
-    R"("usage":{"pages":32,"host_bytes":1048576,"disk_bytes":2097152,"bf16_bytes":4194304,)"
+    R"("model":"mini","created_at":0,"updated_at":60,"parent":"draft","pinned":true,"ttl_seconds":60,"expires_at":120,"kv":{"codec":"int8","tokens":"snapkv","keep":0.5},)"
+    R"("usage":{"pages":32,"host_bytes":1048576,"disk_bytes":2097152,"shared_disk_bytes":1048576,"bf16_bytes":4194304,)"
     R"("layer_tokens":8192,"kept_layer_tokens":5120}})";
 
 TEST(CliClient, ContextsAreListedAlignedOrAsJson) {
@@ -221,9 +229,12 @@ TEST(CliClient, ContextsAreListedAlignedOrAsJson) {
                ? FakeResponse{.body = std::string(R"({"object":"list","data":[)") + kContext + "]}"}
                : FakeResponse{.body = kContext};
   });
-  EXPECT_EQ(RunVarve({"contexts", "ls", "--server", server.url()}).out,
-            "NAME   STATUS  TOKENS  PAGES      HOST      DISK  BYTES/TOKEN  CODEC\n"
-            "notes  ready    2,048     32  1.00 MiB  2.00 MiB       1024.0  int8\n");
+  EXPECT_EQ(
+      RunVarve({"contexts", "ls", "--server", server.url()}).out,
+      "NAME   STATUS  TOKENS  PAGES      HOST      DISK    SHARED  BYTES/TOKEN  CODEC  PINNED  "
+      "EXPIRES                  PARENT\n"
+      "notes  ready    2,048     32  1.00 MiB  2.00 MiB  1.00 MiB       1024.0  int8   yes     "
+      "1970-01-01 00:02:00 UTC  draft\n");
   const auto list =
       nlohmann::json::parse(RunVarve({"contexts", "ls", "--json", "--server", server.url()}).out);
   EXPECT_EQ(list.at(0).at("usage").at("pages"), 32);
@@ -233,6 +244,35 @@ TEST(CliClient, ContextsAreListedAlignedOrAsJson) {
   const auto shown = nlohmann::json::parse(
       RunVarve({"contexts", "show", "notes", "--json", "--server", server.url()}).out);
   EXPECT_EQ(shown.at("name"), "notes");
+}
+
+TEST(CliClient, ContextsAreForkedPinnedAndGivenATimeToLive) {
+  std::mutex mutex;
+  std::vector<std::string> asked;
+  FakeServer server([&](const FakeRequest& request) {
+    const std::lock_guard lock(mutex);
+    asked.push_back(request.method + " " + request.target + " " + request.body);
+    return FakeResponse{.status = request.method == "POST" ? 201 : 200, .body = kContext};
+  });
+  const auto run = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), "contexts");
+    arguments.insert(arguments.end(), {"--server", server.url()});
+    const RunResult result = RunVarve(arguments);
+    EXPECT_EQ(result.exit_code, kExitOk) << result.err;
+    return result.out;
+  };
+  EXPECT_EQ(run({"fork", "draft", "notes"}), "notes: a fork of draft, 2,048 tokens\n");
+  EXPECT_THAT(run({"pin", "notes", "draft"}), HasSubstr("notes: pinned; expires 1970-01-01"));
+  run({"unpin", "notes"});
+  run({"ttl", "notes", "7d"});
+  run({"ttl", "notes", "none", "--json"});
+  EXPECT_THAT(asked,
+              testing::ElementsAre(R"(POST /v1/contexts/draft/fork {"name":"notes"})",
+                                   R"(PATCH /v1/contexts/notes {"pinned":true})",
+                                   R"(PATCH /v1/contexts/draft {"pinned":true})",
+                                   R"(PATCH /v1/contexts/notes {"pinned":false})",
+                                   R"(PATCH /v1/contexts/notes {"ttl_seconds":604800})",
+                                   R"(PATCH /v1/contexts/notes {"ttl_seconds":null})"));
 }
 
 TEST(CliClient, NoContextsIsNoError) {

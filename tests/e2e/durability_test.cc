@@ -26,13 +26,15 @@ RunResult Ingest(const ServerProcess& server, const std::string& file) {
 
 // The greedy answer with the log-probabilities of every token: equal only if the KV behind it is
 // equal.
-std::string Fingerprint(const ServerProcess& server, const std::string& question) {
+std::string Fingerprint(const ServerProcess& server,
+                        const std::string& question,
+                        const std::string& name = "doc") {
   const auto http = cli::HttpClient::Create(server.url());
   const auto model = server.api().ModelName();
   EXPECT_OK(http);
   EXPECT_OK(model);
   const Json body = {{"model", *model},
-                     {"context", "doc"},
+                     {"context", name},
                      {"messages", {{{"role", "user"}, {"content", question}}}},
                      {"temperature", 0},
                      {"max_tokens", 24},
@@ -142,6 +144,45 @@ TEST_F(DurabilityTest, ADeletedContextStaysDeleted) {
   const auto contexts = server.api().ListContexts();
   ASSERT_OK(contexts);
   EXPECT_TRUE(contexts->empty());
+}
+
+TEST_F(DurabilityTest, AForkAnswersLikeItsParentAndOutlivesIt) {
+  const std::string more_file = files_.File("more.txt");
+  const std::string more = document_.text + " The registry code of Aldmoor is 4711.";
+  ASSERT_OK(WriteFileAtomically(more_file, more));
+  std::string before;
+  std::string grown;
+  {
+    ServerProcess server(data_.path(), flags_);
+    ASSERT_EQ(Ingest(server, file_).exit_code, cli::kExitOk);
+    before = Fingerprint(server, document_.question);
+    const RunResult forked =
+        RunVarve({"contexts", "fork", "doc", "draft", "--server", server.url()});
+    EXPECT_EQ(forked.exit_code, cli::kExitOk) << forked.err;
+    EXPECT_EQ(Fingerprint(server, document_.question, "draft"), before);
+    EXPECT_EQ(server.DocumentTokensPrefilled(),
+              static_cast<double>(server.api().GetContext("doc")->tokens));
+    const RunResult appended =
+        RunVarve({"ingest", "--name", "draft", "--server", server.url(), more_file});
+    ASSERT_EQ(appended.exit_code, cli::kExitOk) << appended.err;
+    grown = Fingerprint(server, document_.question, "draft");
+    EXPECT_EQ(Fingerprint(server, document_.question), before);
+    ASSERT_EQ(RunVarve({"contexts", "rm", "--yes", "doc", "--server", server.url()}).exit_code,
+              cli::kExitOk);
+    EXPECT_EQ(Fingerprint(server, document_.question, "draft"), grown);
+    server.Kill();
+  }
+  ServerProcess server(data_.path(), flags_);
+  EXPECT_EQ(Fingerprint(server, document_.question, "draft"), grown);
+  EXPECT_EQ(server.DocumentTokensPrefilled(), 0);
+  const auto draft = server.api().GetContext("draft");
+  ASSERT_OK(draft);
+  EXPECT_EQ(draft->parent, "doc");
+  EXPECT_EQ(draft->text_bytes, more.size());
+  EXPECT_EQ(draft->shared_disk_bytes, 0U) << "its parent is gone: all it reads is its own";
+  // The text behind the fork's name is still known: the same text is nothing to send.
+  EXPECT_THAT(RunVarve({"ingest", "--name", "draft", "--server", server.url(), more_file}).out,
+              HasSubstr("already complete"));
 }
 
 TEST_F(DurabilityTest, ASecondServerOnTheSameDataIsRefused) {
