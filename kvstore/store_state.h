@@ -11,6 +11,7 @@
 
 #include "kvstore/host_tier.h"
 #include "kvstore/key_index.h"
+#include "kvstore/key_sketch.h"
 #include "kvstore/page_grid.h"
 #include "kvstore/sealer.h"
 #include "proto/base/ids.h"
@@ -35,6 +36,8 @@ struct ContextState {
   // [num_layers], of a policy that selects pages; else empty. Sealed pages from the first on, the
   // ingest's as far as there were all before: requests fill the rest.
   std::vector<KeyIndex> key_indexes;
+  // [num_layers] once a request attended selectively, else empty: what it ranks pages by.
+  std::vector<KeySketch> key_sketches;
   uint64_t released_before = 0;  // versions below have been let go
   HostCharge charge;
 
@@ -53,6 +56,7 @@ struct SequenceState {
   // base_version.
   int64_t base_tokens = 0;
   bool reads_every_page = false;
+  std::optional<SelectiveAttention> selective;
   int64_t base_length = 0;
   uint64_t base_version = 0;
 

@@ -46,16 +46,22 @@ float Dot(const float* a, const float* b, size_t count) {
   return sum;
 }
 
-// |sum of y y^T|^2 = sum of (y_i . y_j)^2. y: [count, head_dim].
-double SquaredSpread(const float* y, size_t count, size_t head_dim) {
+// |sum of y y^T| over its trace; |sum of y y^T|^2 = sum of (y_i . y_j)^2. y: [count, head_dim], of
+// which so many are looked at that it costs less than reading their pages.
+double RelativeSpread(const float* y, size_t count, size_t head_dim) {
+  constexpr size_t kMostPages = 48;
+  // The pages are in no order that would matter: their draws decided which they are.
+  const size_t used = std::min(count, kMostPages);
   double sum = 0.0;
-  for (size_t i = 0; i < count; ++i) {
+  double trace = 0.0;
+  for (size_t i = 0; i < used; ++i) {
     for (size_t j = 0; j <= i; ++j) {
       const double product = Dot(y + i * head_dim, y + j * head_dim, head_dim);
       sum += (i == j ? 1.0 : 2.0) * product * product;
+      trace += i == j ? product : 0.0;
     }
   }
-  return sum;
+  return trace > 0.0 ? std::sqrt(sum) / trace : 1.0;
 }
 
 // The moments around `o` of pages whose masses are shares[i] (already divided by probabilities).
@@ -76,7 +82,7 @@ void SetMoments(const SampledStates& sampled,
   for (size_t i = 0; i < shares.size(); ++i) {
     const float probability = sampled.probabilities[i];
     const float rest = 1.0F - probability;
-    if (rest <= 0.0F) {
+    if (rest <= 0.0F || probability <= 0.0F) {
       continue;
     }
     ++count;
@@ -101,7 +107,7 @@ void SetMoments(const SampledStates& sampled,
   double variance = 0.0;
   for (size_t i = 0; i < shares.size(); ++i) {
     const float rest = 1.0F - sampled.probabilities[i];
-    if (rest <= 0.0F) {
+    if (rest <= 0.0F || sampled.probabilities[i] <= 0.0F) {
       continue;
     }
     const auto root = static_cast<float>(std::sqrt(factor * rest));
@@ -118,7 +124,7 @@ void SetMoments(const SampledStates& sampled,
   }
   moments[kMomentVariance] = static_cast<float>(variance);
   moments[kMomentMass] = static_cast<float>(std::max(0.0, factor * (square - mass * mass / total)));
-  moments[kMomentSpread] = static_cast<float>(std::sqrt(SquaredSpread(y, count, head_dim)));
+  moments[kMomentSpread] = static_cast<float>(variance * RelativeSpread(y, count, head_dim));
   moments[kMomentFreedom] = static_cast<float>(count - 1);
 }
 
@@ -136,7 +142,9 @@ void EstimateFromSample(const SampledStates& sampled,
   float* y = scratch.data() + count;
   float highest = *lse;
   for (size_t i = 0; i < count; ++i) {
-    shares[i] = sampled.lse[i * sampled.lse_stride] - std::log(sampled.probabilities[i]);
+    const float probability = sampled.probabilities[i];
+    shares[i] = probability > 0.0F ? sampled.lse[i * sampled.lse_stride] - std::log(probability)
+                                   : -std::numeric_limits<float>::infinity();
     highest = std::max(highest, shares[i]);
   }
   if (highest == -std::numeric_limits<float>::infinity()) {

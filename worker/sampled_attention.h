@@ -38,7 +38,7 @@ struct SampledStates {
   size_t lse_stride = 0;
   const float* o = nullptr;  // of page i at o[i * o_stride], [head_dim]
   size_t o_stride = 0;
-  std::span<const float> probabilities;  // [pages], in (0, 1]
+  std::span<const float> probabilities;  // [pages], in [0, 1]; 0: not in the sample
 };
 
 // What a sample says of the error of one row's estimate: [MomentFloats(head_dim)] floats, relative
