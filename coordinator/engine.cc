@@ -262,6 +262,10 @@ void Engine::DeliverToRequest(const SequenceWork& work, SequenceResult result) {
     return;
   }
   // The sequence is closed and counted before the client can know that its answer is complete.
+  if (event.page_reads && event.page_reads->error_bound) {
+    metrics_->ObserveSelectiveAttention(*event.page_reads->error_bound,
+                                        event.page_reads->mean_missed_mass());
+  }
   metrics_->CountFinishedRequest(*event.finish == FinishReason::kStop ? "stop" : "length",
                                  1e-6 * static_cast<double>(now_us - generation.submitted_us()));
   CloseSequence(generation.sequence());

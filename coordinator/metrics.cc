@@ -21,6 +21,9 @@ using Buckets = prometheus::Histogram::BucketBoundaries;
 const Buckets kLatencyBuckets =
     {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300};
 
+// Relative errors and shares.
+const Buckets kShareBuckets = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1};
+
 prometheus::ClientMetric Sample(const Labels& common,
                                 Labels labels,
                                 double value,
@@ -131,9 +134,11 @@ struct Metrics::Impl {
   prometheus::Gauge& OneGauge(const char* name, const char* help) {
     return prometheus::BuildGauge().Name(name).Help(help).Labels(common).Register(registry).Add({});
   }
-  prometheus::Histogram& OneHistogram(const char* name, const char* help) {
+  prometheus::Histogram& OneHistogram(const char* name,
+                                      const char* help,
+                                      const Buckets& buckets = kLatencyBuckets) {
     return prometheus::BuildHistogram().Name(name).Help(help).Labels(common).Register(registry).Add(
-        {}, kLatencyBuckets);
+        {}, buckets);
   }
 
   WorkerGroup* const workers;
@@ -152,6 +157,14 @@ struct Metrics::Impl {
   prometheus::Histogram& e2e =
       OneHistogram("varve_e2e_request_latency_seconds", "From submission to the last token");
   prometheus::Histogram& step = OneHistogram("varve_step_seconds", "One step of all workers");
+  prometheus::Histogram& error_bound =
+      OneHistogram("varve_attention_error_bound",
+                   "Largest relative error of an attention output that a selective request states",
+                   kShareBuckets);
+  prometheus::Histogram& missed_mass =
+      OneHistogram("varve_attention_missed_mass",
+                   "Mean share of attention on pages that a selective request did not read",
+                   kShareBuckets);
   prometheus::Counter& prompt_tokens =
       Counters("varve_prompt_tokens_total", "Prompt tokens, those of the context included").Add({});
   prometheus::Counter& cached_prompt_tokens =
@@ -205,6 +218,11 @@ void Metrics::ObserveFirstToken(double seconds_since_submit) {
 void Metrics::ObserveInterToken(double seconds) {
   impl_->inter_token.Observe(seconds);
   impl_->generation_tokens.Increment();
+}
+
+void Metrics::ObserveSelectiveAttention(double error_bound, double missed_mass) {
+  impl_->error_bound.Observe(error_bound);
+  impl_->missed_mass.Observe(missed_mass);
 }
 
 void Metrics::CountFinishedRequest(std::string_view finished_reason, double e2e_seconds) {

@@ -28,6 +28,9 @@ class Metrics {
   // The first token of a request also counts as a generated one, as does every later one.
   void ObserveFirstToken(double seconds_since_submit);
   void ObserveInterToken(double seconds);
+  // Of one request: the largest error that it states, and the mean share of attention that lay on
+  // pages that it did not read.
+  void ObserveSelectiveAttention(double error_bound, double missed_mass);
   void CountFinishedRequest(std::string_view finished_reason, double e2e_seconds);
   // "abort": the client went away. Otherwise the name of the error code.
   void CountFailedRequest(std::string_view reason);

@@ -121,6 +121,7 @@ Result<void> KvStoreImpl::OpenPrivate(SequenceState& state, const OpenSequenceOp
     state.model_hash = context.committed.model_hash;
     state.base_tokens = options.base_tokens;
     state.reads_every_page = options.reads_every_page;
+    state.selective = options.selective;
     state.base_length = context.committed.num_tokens;
     state.base_tail = context.committed.committed_tail();
   } else if (options.base_tokens != 0) {
@@ -238,6 +239,7 @@ Result<void> KvStoreImpl::BeginStep(SequenceId sequence,
   // Room must remain to read pages back, two at a time, or the step could fail half-way.
   const uint64_t keep_free = disk_ == nullptr ? 0 : 2 * sealer_.WorkspaceBytes(state->policy);
   VARVE_RETURN_IF_ERROR(FillKeyIndexes(*state, keep_free));
+  VARVE_RETURN_IF_ERROR(FillKeySketches(*state, keep_free));
   state->step_tokens = num_tokens;
   const int64_t end_page = state->grid.NumPages(first_position + num_tokens);
   Result<void> reserved = ReserveRuns(*state, end_page, keep_free);
@@ -364,6 +366,9 @@ std::unique_ptr<PageCursor> KvStoreImpl::Read(SequenceId sequence,
       window(layer) == 0 ? 0 : std::max<int64_t>(0, first_query - window(layer) + 1);
   std::vector<PageSegment> segments;
   AddBaseSegments(state, low, segments);
+  if (const PageRange selectable = SelectableRange(state, layer); selectable.first < selectable.end) {
+    LeaveOut(selectable, segments);
+  }
   if (q != nullptr && Selects(state) && window(layer) == 0) {
     SelectPages(state, layer, {q, q_stride, last_query - first_query + 1}, segments);
   }

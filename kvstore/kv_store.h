@@ -25,6 +25,7 @@
 #include "kernels/attend.h"
 #include "kvstore/disk_tier.h"
 #include "kvstore/kv_geometry.h"
+#include "kvstore/page_chooser.h"
 #include "proto/base/ids.h"
 #include "proto/base/result.h"
 #include "proto/context_manifest.h"
@@ -37,6 +38,13 @@ struct KvStoreOptions {
   Shard shard;
   uint64_t host_budget_bytes =
       0;  // everything this store holds in memory: tails, sealed pages, read buffers
+};
+
+// What selective attention may leave out of a layer.
+struct SelectablePages {
+  // Owned sealed pages of the context behind its sinks, ascending.
+  std::vector<int64_t> pages;
+  int64_t budget = 0;  // this worker's share of the most that a step reads of them
 };
 
 // Walks the pages of one (sequence, layer) in page order. "One way to read a page": checks, fetches
@@ -70,7 +78,8 @@ class KvStore {
   // Makes room for num_tokens tokens at first_position (which must be the sequence's length) in
   // every layer, so that the step cannot fail half-way: kBudgetExceeded, kConflict (wrong position)
   // or kNotFound here, before anything is computed. The first step of a request on a context that
-  // selects pages and was recovered reads all its sealed pages once, with PageCursor's errors.
+  // selects pages and was recovered, and the first one of a request whose attention is selective,
+  // read all sealed pages once, with PageCursor's errors.
   virtual Result<void> BeginStep(SequenceId sequence,
                                  int64_t first_position,
                                  int32_t num_tokens) = 0;
@@ -97,13 +106,36 @@ class KvStore {
   // The owned pages of `layer` that queries at positions [first_query, last_query] may see, the
   // tokens appended in this step included. Of a context whose policy selects pages, a request that
   // does not want every page gets those sealed ones that its queries choose
-  // (kvstore/page_chooser.h). q: as for Observe; null: not known, every page is read.
+  // (kvstore/page_chooser.h). q: as for Observe; null: not known, every page is read. A request
+  // whose attention is selective gets what it may not leave out.
   virtual std::unique_ptr<PageCursor> Read(SequenceId sequence,
                                            int32_t layer,
                                            int64_t first_query,
                                            int64_t last_query,
                                            const float* q,
                                            size_t q_stride) = 0;
+  // Selective attention: the caller decides which pages of the context are read, by estimates of
+  // the attention that each would get. Null: the sequence's attention is not selective; the same on
+  // every worker.
+  virtual const SelectiveAttention* Selective(SequenceId sequence) const = 0;
+  // None in sliding-window layers. Read leaves these pages out for sequences whose attention is
+  // selective.
+  virtual SelectablePages Selectable(SequenceId sequence, int32_t layer) const = 0;
+  // Estimates of the lse of each selectable page for each query and head (kvstore/key_sketch.h).
+  // lse: [pages, queries.num_tokens, num_qo_heads].
+  virtual void EstimatePages(SequenceId sequence,
+                             int32_t layer,
+                             const StepQueries& queries,
+                             AttendScratch& scratch,
+                             ThreadTeam& team,
+                             float* lse) = 0;
+  // Some of the selectable pages, ascending.
+  virtual std::unique_ptr<PageCursor> ReadPages(SequenceId sequence,
+                                                int32_t layer,
+                                                std::vector<int64_t> pages) = 0;
+  // Adds what a step read in a layer, and what it states of its error.
+  virtual void NoteReads(SequenceId sequence, const PageReads& reads) = 0;
+
   // Since it was opened; nothing unless it is a request that chooses pages.
   virtual std::optional<PageReads> SelectedReads(SequenceId sequence) const = 0;
   // The step is over: the sequence is num_tokens longer. Seals what became old, drops what no

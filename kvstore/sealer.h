@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/attend.h"
 #include "kernels/codec/codec.h"
 #include "kvstore/host_tier.h"
 #include "kvstore/kv_geometry.h"
@@ -58,6 +59,10 @@ class Sealer {
   uint64_t WorkspaceBytes(const ResolvedPolicy& policy) const;
   void Reserve(const ResolvedPolicy& policy);
 
+  // Of the keys, or the values, of one token.
+  size_t TokenFloats() const {
+    return static_cast<size_t>(geometry_.num_kv_heads) * static_cast<size_t>(geometry_.head_dim);
+  }
   RunShape ShapeOf(int32_t token_capacity) const {
     return {geometry_.num_kv_heads, geometry_.head_dim, token_capacity};
   }
@@ -87,6 +92,10 @@ class Sealer {
   std::vector<std::byte> WriteTail(const ResolvedPolicy& policy,
                                    const PageIdentity& identity,
                                    const UnsealedRun& run);
+  // The keys of a sealed page's views, of all tokens that it has, one view after the other:
+  // [num_tokens, num_kv_heads, head_dim], in the workspace. The page's policy must have been
+  // reserved.
+  std::span<float> DecodeKeys(std::span<const KvView> views);
   // Fills `run` (whose bytes have their size) from the runs of a parsed tail record.
   void ReadTail(const ResolvedPolicy& policy, const PageRecord& record, UnsealedRun& run);
 
@@ -115,9 +124,6 @@ class Sealer {
                  int32_t row,
                  std::span<std::byte> out);
   void BoundKeys(int32_t num_tokens, std::span<std::byte> out) const;
-  size_t TokenFloats() const {
-    return static_cast<size_t>(geometry_.num_kv_heads) * static_cast<size_t>(geometry_.head_dim);
-  }
 
   KvGeometry geometry_;
   PagePruner pruner_;

@@ -11,6 +11,7 @@
 
 #include "kvstore/host_tier.h"
 #include "kvstore/key_index.h"
+#include "kvstore/key_sketch.h"
 #include "kvstore/page_cursor.h"
 #include "kvstore/page_grid.h"
 #include "kvstore/sealer.h"
@@ -60,6 +61,8 @@ struct ContextState {
   // [num_layers], of a policy that selects pages; else empty. Sealed pages from the first on, the
   // ingest's as far as there were all before: requests fill the rest.
   std::vector<KeyIndex> key_indexes;
+  // [num_layers] once a request attended selectively, else empty: what it ranks pages by.
+  std::vector<KeySketch> key_sketches;
   HostCharge charge;
 
   bool in_use() const { return ingest.has_value() || !snapshot_tails.empty(); }
@@ -77,6 +80,7 @@ struct SequenceState {
   // base_length tokens long and its tail was base_tail.
   int64_t base_tokens = 0;
   bool reads_every_page = false;
+  std::optional<SelectiveAttention> selective;
   int64_t base_length = 0;
   TailRef base_tail;
 

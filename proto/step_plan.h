@@ -2,6 +2,7 @@
 // token, a prefill chunk is a sequence with many: there is one step function for both.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -45,6 +46,26 @@ struct TokenLogprob {
 struct PageReads {
   int64_t read = 0;
   int64_t total = 0;
+  // With selective attention, which states what it cost. The largest relative error of an attention
+  // output, over steps, layers and heads; each is exceeded with a probability of delta.
+  std::optional<float> error_bound;
+  // Shares of attention mass on pages that were not read, added up over `num_missed_masses` rows of
+  // steps, layers and heads.
+  double missed_mass = 0;
+  int64_t num_missed_masses = 0;
+
+  double mean_missed_mass() const {
+    return num_missed_masses == 0 ? 0.0 : missed_mass / static_cast<double>(num_missed_masses);
+  }
+  void Add(const PageReads& other) {
+    read += other.read;
+    total += other.total;
+    if (other.error_bound) {
+      error_bound = std::max(error_bound.value_or(0.0F), *other.error_bound);
+    }
+    missed_mass += other.missed_mass;
+    num_missed_masses += other.num_missed_masses;
+  }
 
   bool operator==(const PageReads&) const = default;
 };

@@ -4,12 +4,15 @@
 #include <cmath>
 #include <limits>
 
+#include "worker/selective_attention.h"
+
 namespace varve {
 namespace {
 
 constexpr float kNoMass = -std::numeric_limits<float>::infinity();
 constexpr size_t kMatrixO = 0;
 constexpr size_t kMatrixLse = 1;
+constexpr size_t kMatrixMoments = 2;
 
 void AppendSequence(Rank& rank, int32_t layer, const Batch::Part& part) {
   const auto head_dim = static_cast<size_t>(rank.config.head_dim);
@@ -31,6 +34,17 @@ void AppendSequence(Rank& rank, int32_t layer, const Batch::Part& part) {
                        static_cast<int32_t>(part.num_tokens),
                        q,
                        rank.qkv_stride);
+  }
+}
+
+// Rows without a page, or whose read failed, may hold anything.
+void ClearEmptyRows(const AttendParams& params) {
+  const auto head_dim = static_cast<size_t>(params.head_dim);
+  const size_t rows = params.positions.size() * static_cast<size_t>(params.num_qo_heads);
+  for (size_t i = 0; i < rows; ++i) {
+    if (params.lse[i] == kNoMass) {
+      std::fill_n(params.o + i * head_dim, head_dim, 0.0F);
+    }
   }
 }
 
@@ -74,16 +88,34 @@ Result<void> AttendSequence(Rank& rank, int32_t layer, const Batch::Part& part) 
     const RankSpan span(rank, "kernels/attend");
     Attend(params, rank.scratch, rank.team);
   }
+  if (part.is_selective) {
+    ClearEmptyRows(params);
+    const RankSpan span(rank, "worker/selective_attention");
+    VARVE_RETURN_IF_ERROR(AttendSelectively(rank, layer, part, params));
+  }
   if (rank.communicator.size() == 1) {
     // There is no merge that would turn "no mass" into zeros: a failed read may leave rows without
     // a page.
-    for (size_t i = 0; i < part.num_tokens * qo_heads; ++i) {
-      if (lse[i] == kNoMass) {
-        std::fill_n(o + i * head_dim, head_dim, 0.0F);
-      }
-    }
+    ClearEmptyRows(params);
   }
   return {};
+}
+
+// The error of the selective parts' attention over the rank's heads, of which rows(token) gives the
+// states and moments of all ranks and merged(token) their merge.
+template <class States, class Merged>
+void StateErrors(Rank& rank, int32_t layer, size_t num_heads, States&& states, Merged&& merged) {
+  if (rank.config.layers[static_cast<size_t>(layer)].window != 0) {
+    return;
+  }
+  for (const Batch::Part& part : rank.batch.parts) {
+    if (!part.is_selective || rank.errors[part.index] || rank.StoresOnly(part, layer)) {
+      continue;
+    }
+    for (size_t token = part.first_token; token < part.first_token + part.num_tokens; ++token) {
+      StateError(rank, part, states(token), num_heads, merged(token));
+    }
+  }
 }
 
 void MergeOwnHeads(Rank& rank) {
@@ -104,6 +136,36 @@ void MergeOwnHeads(Rank& rank) {
           {states, num_ranks}, rank.heads.count, head_dim, rank.merged.data() + token * width);
     }
   });
+}
+
+// Of what a rank sends moments of, and did not attend to selectively.
+void ClearExactMoments(Rank& rank, int32_t layer) {
+  for (const Batch::Part& part : rank.batch.parts) {
+    if (!part.is_selective || rank.errors[part.index] || rank.StoresOnly(part, layer)) {
+      ClearMoments(rank, part);
+    }
+  }
+}
+
+void StateMergedErrors(Rank& rank, int32_t layer) {
+  const auto num_ranks = static_cast<size_t>(rank.communicator.size());
+  const size_t width = rank.heads.count * static_cast<size_t>(rank.config.head_dim);
+  RankMoments ranks[kMaxStates];
+  StateErrors(
+      rank,
+      layer,
+      rank.heads.count,
+      [&](size_t token) {
+        const auto row = [&](size_t matrix, size_t r) {
+          const ReceivedRows& rows = rank.received[matrix * num_ranks + r];
+          return rows.data + token * rows.stride;
+        };
+        for (size_t r = 0; r < num_ranks; ++r) {
+          ranks[r] = {row(kMatrixO, r), row(kMatrixLse, r), row(kMatrixMoments, r)};
+        }
+        return std::span<const RankMoments>(ranks, num_ranks);
+      },
+      [&](size_t token) { return rank.merged.data() + token * width; });
 }
 
 // A state that is not empty, and its share of the merged one.
@@ -186,6 +248,18 @@ Task RunAttention(Rank& rank, int32_t layer, AttentionOutput& output) {
   }
   if (rank.communicator.size() == 1) {
     output = {.data = rank.o.data(), .stride = qo_heads * head_dim};
+    RankMoments own;
+    StateErrors(
+        rank,
+        layer,
+        qo_heads,
+        [&](size_t token) {
+          own = {rank.o.data() + token * qo_heads * head_dim,
+                 rank.lse.data() + token * qo_heads,
+                 rank.selective.moments.data() + token * qo_heads * MomentFloats(head_dim)};
+          return std::span<const RankMoments>(&own, 1);
+        },
+        [&](size_t token) { return rank.o.data() + token * qo_heads * head_dim; });
     co_return;
   }
   // 2. Each rank gets all ranks' states of its own heads.
@@ -198,9 +272,25 @@ Task RunAttention(Rank& rank, int32_t layer, AttentionOutput& output) {
                       .rows = rank.num_tokens(),
                       .stride = qo_heads,
                       .widths = rank.head_counts};
-  co_await rank.communicator.AllToAll(rank.stream, rank.NextTag(), sent, rank.received);
+  const bool states_errors =
+      rank.batch.is_selective && rank.config.layers[static_cast<size_t>(layer)].window == 0;
+  if (states_errors) {
+    ClearExactMoments(rank, layer);
+    sent[kMatrixMoments] = {.data = rank.selective.moments.data(),
+                            .rows = rank.num_tokens(),
+                            .stride = qo_heads * MomentFloats(head_dim),
+                            .widths = rank.moment_widths};
+  }
+  co_await rank.communicator.AllToAll(
+      rank.stream,
+      rank.NextTag(),
+      std::span(sent).first(states_errors ? kMaxSentMatrices : kMatrixMoments),
+      rank.received);
   // 3. And merges them.
   MergeOwnHeads(rank);
+  if (states_errors) {
+    StateMergedErrors(rank, layer);
+  }
   output = {.data = rank.merged.data(), .stride = rank.heads.count * head_dim};
 }
 

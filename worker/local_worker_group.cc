@@ -290,8 +290,7 @@ std::optional<PageReads> LocalWorkerGroup::PageReadsOf(SequenceId sequence) cons
   for (const std::unique_ptr<KvStore>& store : stores_) {
     if (const std::optional<PageReads> reads = store->SelectedReads(sequence)) {
       sum = sum.value_or(PageReads());
-      sum->read += reads->read;
-      sum->total += reads->total;
+      sum->Add(*reads);
     }
   }
   return sum;

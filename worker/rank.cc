@@ -45,6 +45,7 @@ Rank::Rank(const RankParts& parts)
   head_counts = SplitEvenly(qo_heads, num_ranks);
   heads = PartOf(head_counts, own);
   head_widths = Scale(head_counts, head_dim);
+  moment_widths = Scale(head_counts, MomentFloats(head_dim));
   ffn = PartOf(SplitEvenly(static_cast<size_t>(config.ffn_size), num_ranks), own);
   vocab_widths = SplitEvenly(vocab_size, num_ranks);
   vocab = PartOf(vocab_widths, own);

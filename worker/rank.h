@@ -30,6 +30,7 @@
 #include "worker/model_config.h"
 #include "worker/partition.h"
 #include "worker/sampler.h"
+#include "worker/selective_scratch.h"
 #include "worker/task.h"
 #include "worker/weights.h"
 
@@ -57,10 +58,12 @@ struct Batch {
     size_t num_tokens = 0;
     bool wants_logits = false;      // of some of its tokens
     bool observes_queries = false;  // the store is shown them (KvStore::Observe)
+    bool is_selective = false;      // KvStore::Selective
   };
   std::vector<Part> parts;
   bool wants_logits = false;         // some part does
   bool observes_queries = false;     // some part does
+  bool is_selective = false;         // some part is
   std::vector<int32_t> tokens;       // [T]
   std::vector<int64_t> positions;    // [T]
   std::vector<size_t> token_counts;  // [num_ranks]; tokens whose skip connection a rank holds
@@ -95,11 +98,13 @@ struct Rank {
   AttendScratch scratch;
   FrameArena frame_arena;
   SamplerScratch sampler_scratch;
+  SelectiveScratch selective;
 
   // Slices, fixed.
   std::vector<size_t> qkv_widths;    // [num_ranks]; floats of the q, k and v heads of a rank
   std::vector<size_t> head_counts;   // [num_ranks]; q heads that a rank merges
   std::vector<size_t> head_widths;   // [num_ranks]; floats of them
+  std::vector<size_t> moment_widths;  // [num_ranks]; floats of the moments of them
   std::vector<size_t> vocab_widths;  // [num_ranks]
   Range qkv_heads;                   // own, counted over q heads, then k heads, then v heads
   Range heads;                       // own q heads to merge
@@ -132,7 +137,7 @@ struct Rank {
   std::vector<float> gate;     // [T, own ffn]
   std::vector<float> up;       // [T, own ffn]
   std::vector<std::vector<float>> rope_tables;  // [num ropes][T, head_dim / 2, 2]
-  std::vector<ReceivedRows> received;           // [2, num_ranks]
+  std::vector<ReceivedRows> received;           // [kMaxSentMatrices, num_ranks]
   std::vector<size_t> logit_tokens;      // [rows]; tokens of the batch whose logits are wanted
   std::vector<size_t> logit_row_widths;  // [num_ranks]
 };

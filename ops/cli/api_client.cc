@@ -1,5 +1,6 @@
 #include "ops/cli/api_client.h"
 
+#include <limits>
 #include <charconv>
 
 #include <fmt/format.h>
@@ -170,6 +171,15 @@ Json ChatBody(const std::string& model, const ChatRequest& request) {
   if (request.max_tokens) {
     body["max_tokens"] = *request.max_tokens;
   }
+  const auto set_kv = [&body](const char* name, const auto& value) {
+    if (value) {
+      body["kv"][name] = *value;
+    }
+  };
+  set_kv("attention", request.attention);
+  set_kv("epsilon", request.epsilon);
+  set_kv("delta", request.delta);
+  set_kv("budget_tokens", request.budget_tokens);
   if (request.seed) {
     body["seed"] = *request.seed;
   }
@@ -192,6 +202,15 @@ Result<std::string> TakeChunk(std::string_view data, ChatAnswer& answer) {
   if (usage.is_object()) {
     answer.prompt_tokens = Field<int64_t>(usage, "prompt_tokens");
     answer.completion_tokens = Field<int64_t>(usage, "completion_tokens");
+    if (usage.contains("pages_read")) {
+      answer.pages_read = Field<int64_t>(usage, "pages_read");
+      answer.pages_total = Field<int64_t>(usage, "pages_total");
+    }
+    if (const auto bound = usage.find("attention_error_bound"); bound != usage.end()) {
+      answer.error_bound = bound->is_number() ? bound->get<double>()
+                                              : std::numeric_limits<double>::infinity();
+      answer.missed_mass = Field<double>(usage, "missed_mass_estimate");
+    }
   }
   const Json choices = chunk.value("choices", Json::array());
   if (!choices.is_array() || choices.empty()) {

@@ -80,6 +80,24 @@ class FaultyStore final : public KvStore {
     real_->AbortStep(s);
   }
   int64_t SequenceLength(SequenceId s) const override { return real_->SequenceLength(s); }
+  const SelectiveAttention* Selective(SequenceId s) const override { return real_->Selective(s); }
+  SelectablePages Selectable(SequenceId s, int32_t layer) const override {
+    return real_->Selectable(s, layer);
+  }
+  void EstimatePages(SequenceId s,
+                     int32_t layer,
+                     const StepQueries& queries,
+                     AttendScratch& scratch,
+                     ThreadTeam& team,
+                     float* lse) override {
+    real_->EstimatePages(s, layer, queries, scratch, team, lse);
+  }
+  std::unique_ptr<PageCursor> ReadPages(SequenceId s,
+                                        int32_t layer,
+                                        std::vector<int64_t> pages) override {
+    return real_->ReadPages(s, layer, std::move(pages));
+  }
+  void NoteReads(SequenceId s, const PageReads& reads) override { real_->NoteReads(s, reads); }
   Result<void> CreateContext(const ContextManifest& m) override { return real_->CreateContext(m); }
   Result<void> ForkContext(ContextId source, const ContextManifest& m) override {
     return real_->ForkContext(source, m);
