@@ -147,6 +147,12 @@ class ContextCatalog {
   // kNotFound; kConflict while it is ingesting, failed or being deleted; kModelMismatch.
   Result<ContextLease> Acquire(const std::string& name);
 
+  // Reserves a name for a context that comes in as a file. kAlreadyExists, kInvalidArgument,
+  // kResourceExhausted.
+  Result<ImportOptions> BeginImport(const std::string& name);
+  // The context is there, or its name is free again.
+  Result<ContextView> EndImport(const ImportOptions& options, Result<ContextManifest> imported);
+
   // --- For the tokeniser ---
   // Waits for text that can be tokenised; nothing after Shutdown.
   std::optional<TextPiece> WaitForPiece();
@@ -227,6 +233,8 @@ class ContextCatalog {
   Result<void> CheckRoom(size_t text_bytes) const;
   // Reserves a name, with an id that was never used. REQUIRES: mutex_ is held.
   Result<Entry*> NewEntry(const std::string& name);
+  // A reserved name becomes a context. REQUIRES: mutex_ is held.
+  Entry* SetReady(const std::string& name, ContextManifest manifest);
   void SetUsed(Entry* entry);
   Result<void> EnsureHashers(const std::string& name, std::unique_lock<std::mutex>* lock);
   void Receive(Entry* entry, std::string text);

@@ -7,6 +7,7 @@
 #include <fmt/core.h>
 
 #include "coordinator/context_catalog.h"
+#include "coordinator/text_model.h"
 #include "proto/base/log.h"
 
 namespace varve {
@@ -97,13 +98,7 @@ Result<ContextView> ContextCatalog::Fork(const std::string& source, const std::s
     entries_.erase(name);
     return forked.error();
   }
-  Entry& entry = entries_.at(name);
-  entry.manifest = *std::move(forked);
-  entry.durable_last_used_s = entry.manifest.attributes.last_used_unix_s;
-  entry.status = ContextStatus::kReady;
-  entry.deleting = false;
-  ResetToCommit(&entry);
-  return ViewOf(entry);
+  return ViewOf(*SetReady(name, *std::move(forked)));
 }
 
 Result<ContextView> ContextCatalog::Change(const std::string& name, const AttributeChange& change) {
@@ -164,6 +159,36 @@ std::vector<std::string> ContextCatalog::TakeExpired() {
     }
   }
   return expired;
+}
+
+Result<ImportOptions> ContextCatalog::BeginImport(const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  VARVE_TRY(const Entry* reserved, NewEntry(name));
+  return ImportOptions{.id = reserved->manifest.id,
+                       .name = name,
+                       .tokenizer_hash = text_model_->content_hash(),
+                       .now_unix_s = clock_->UnixTimeS()};
+}
+
+Result<ContextView> ContextCatalog::EndImport(const ImportOptions& options,
+                                              Result<ContextManifest> imported) {
+  const std::lock_guard lock(mutex_);
+  if (!imported) {
+    by_id_.erase(options.id);
+    entries_.erase(options.name);
+    return imported.error();
+  }
+  return ViewOf(*SetReady(options.name, *std::move(imported)));
+}
+
+ContextCatalog::Entry* ContextCatalog::SetReady(const std::string& name, ContextManifest manifest) {
+  Entry& entry = entries_.at(name);
+  entry.manifest = std::move(manifest);
+  entry.durable_last_used_s = entry.manifest.attributes.last_used_unix_s;
+  entry.status = ContextStatus::kReady;
+  entry.deleting = false;
+  ResetToCommit(&entry);
+  return &entry;
 }
 
 }  // namespace varve

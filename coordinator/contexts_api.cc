@@ -6,6 +6,7 @@
 #include <fmt/core.h>
 
 #include "coordinator/context_catalog.h"
+#include "coordinator/context_object.h"
 #include "coordinator/engine.h"
 #include "coordinator/request_fields.h"
 #include "proto/base/hash.h"
@@ -18,78 +19,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int64_t kMaxTtlS = int64_t{100} * 366 * 24 * 3600;
-
-const char* StatusWord(ContextStatus status) {
-  switch (status) {
-    case ContextStatus::kIngesting:
-      return "ingesting";
-    case ContextStatus::kReady:
-      return "ready";
-    case ContextStatus::kFailed:
-      return "failed";
-  }
-  VARVE_UNREACHABLE("an unknown ContextStatus");
-}
-
-Json ContextObject(const ContextView& view, WorkerGroup* workers) {
-  const ContextManifest& manifest = view.manifest;
-  Json object;
-  object["id"] = manifest.name;
-  object["object"] = "context";
-  object["name"] = manifest.name;
-  object["status"] = StatusWord(view.status);
-  object["error"] = view.error.empty() ? Json(nullptr) : Json(view.error);
-  object["tokens"] = manifest.num_tokens;
-  object["tokens_computed"] = view.tokens_computed;
-  object["tokens_pending"] = view.tokens_pending;
-  object["text_bytes"] = manifest.text_bytes;
-  object["text_bytes_received"] = view.text_bytes_received;
-  object["text_hash"] = HashToHex(view.text_hash_received);
-  object["committed_text_hash"] = HashToHex(manifest.text_hash);
-  object["model"] = workers->model().name;
-  object["parent"] = manifest.parent.empty() ? Json(nullptr) : Json(manifest.parent);
-  object["created_at"] = manifest.created_unix_s;
-  object["updated_at"] = manifest.updated_unix_s;
-  const ContextAttributes& attributes = manifest.attributes;
-  const bool expires = attributes.ttl_s > 0 && !attributes.pinned;
-  object["last_used_at"] = attributes.last_used_unix_s;
-  object["pinned"] = attributes.pinned;
-  object["ttl_seconds"] = attributes.ttl_s > 0 ? Json(attributes.ttl_s) : Json(nullptr);
-  object["expires_at"] =
-      expires ? Json(attributes.last_used_unix_s + attributes.ttl_s) : Json(nullptr);
-  const KvPolicy& policy = manifest.policy;
-  object["kv"] = {{"codec", policy.codec},
-                  {"exact_codec", policy.exact_codec},
-                  {"page_tokens", policy.page_tokens},
-                  {"sink_tokens", policy.sink_tokens},
-                  {"recent_window_tokens", policy.recent_window_tokens},
-                  {"tokens", policy.tokens},
-                  {"keep", policy.keep}};
-  // A context without a commit has no pages to speak of.
-  const Result<ContextUsage> asked = workers->GetContextUsage(manifest.id);
-  const ContextUsage usage = asked ? *asked : ContextUsage{};
-  object["usage"] = {{"pages", usage.num_pages},
-                     {"host_bytes", usage.host_bytes},
-                     {"disk_bytes", usage.disk_bytes},
-                     {"shared_host_bytes", usage.shared_host_bytes},
-                     {"shared_disk_bytes", usage.shared_disk_bytes},
-                     {"bf16_bytes", usage.bf16_bytes},
-                     {"layer_tokens", usage.layer_tokens},
-                     {"kept_layer_tokens", usage.kept_layer_tokens}};
-  return object;
-}
-
-HttpResponse JsonResponse(int status, const Json& json) {
-  HttpResponse response;
-  response.status = status;
-  response.body = json.dump(-1, ' ', false, Json::error_handler_t::replace);
-  return response;
-}
-
-ApiError CatalogError(const Error& error) {
-  return ApiError{.error = error,
-                  .code = error.code == ErrorCode::kNotFound ? "context_not_found" : ""};
-}
 
 // A codec's name, or {"hot": NAME}: the pages of every tier are encoded alike in this version.
 void ReadCodec(RequestFields* kv, std::string* codec) {
@@ -209,7 +138,7 @@ void ContextsApi::Create(RoutedRequest request) {
   }
   const Result<ContextView> created = catalog_->Create(name, std::move(text), policy, attributes);
   if (!created) {
-    refuse(CatalogError(created.error()));
+    refuse(ContextApiError(created.error()));
     return;
   }
   request.response->Send(JsonResponse(202, ContextObject(*created, workers_)));
@@ -243,7 +172,7 @@ void ContextsApi::Append(RoutedRequest request) {
   const Result<ContextView> appended = catalog_->Append(
       request.name, static_cast<uint64_t>(*offset), hash, std::move(text), &conflict);
   if (!appended) {
-    ApiError error = CatalogError(appended.error());
+    ApiError error = ContextApiError(appended.error());
     error.conflict = conflict;
     refuse(error);
     return;
@@ -256,7 +185,7 @@ std::function<void(Result<ContextView>)> ContextsApi::Answer(
     std::shared_ptr<ResponseStream> response) {
   return [this, status, response = std::move(response)](Result<ContextView> view) {
     response->Send(view ? JsonResponse(status, ContextObject(*view, workers_))
-                        : ErrorResponse(CatalogError(view.error())));
+                        : ErrorResponse(ContextApiError(view.error())));
   };
 }
 
@@ -285,7 +214,7 @@ void ContextsApi::Change(RoutedRequest request) {
   RequestFields fields(&json);
   const AttributeChange change = ReadAttributes(&fields, ttl_is_null);
   if (!change.pinned && !change.ttl_s) {
-    fields.Fail("pinned", "or \"ttl_seconds\" must say what to change");
+    fields.Fail("pinned", "or 'ttl_seconds' must say what to change");
   }
   if (const auto error = fields.Finish()) {
     request.response->Send(ErrorResponse(*error));
@@ -297,7 +226,7 @@ void ContextsApi::Change(RoutedRequest request) {
 void ContextsApi::Show(RoutedRequest request) {
   const Result<ContextView> view = catalog_->Show(request.name);
   request.response->Send(view ? JsonResponse(200, ContextObject(*view, workers_))
-                              : ErrorResponse(CatalogError(view.error())));
+                              : ErrorResponse(ContextApiError(view.error())));
 }
 
 void ContextsApi::List(RoutedRequest request) {
@@ -314,7 +243,7 @@ void ContextsApi::Delete(RoutedRequest request) {
   engine_->DeleteContext(request.name,
                          [name = request.name, response = request.response](Result<void> deleted) {
                            if (!deleted) {
-                             response->Send(ErrorResponse(CatalogError(deleted.error())));
+                             response->Send(ErrorResponse(ContextApiError(deleted.error())));
                              return;
                            }
                            Json object;

@@ -10,6 +10,7 @@
 
 #include "coordinator/completions_api.h"
 #include "coordinator/context_expiry.h"
+#include "coordinator/context_transfer_api.h"
 #include "coordinator/contexts_api.h"
 #include "coordinator/ingest_tokenizer.h"
 #include "coordinator/metrics.h"
@@ -26,6 +27,11 @@ namespace {
 
 // Long prompts are tokenised here; two threads, so that one of them does not hold up a short one.
 constexpr int kNumApiThreads = 2;
+// Exports and imports wait for disks and clients: they have threads of their own.
+constexpr int kNumTransferThreads = 2;
+
+// The one body that is not JSON.
+constexpr std::string_view kImportPattern = "/v1/contexts/{name}/import";
 
 using TextModelLoader = std::function<Result<std::unique_ptr<TextModel>>()>;
 
@@ -62,10 +68,14 @@ class LiveCoordinator final : public Coordinator {
     ingest_tokenizer_.emplace(&*catalog_, text_model_.get());
     completions_.emplace(&*engine_, &*catalog_, workers_, text_model_.get(), options_.clock);
     contexts_.emplace(&*engine_, &*catalog_, workers_, options_.default_policy);
+    transfers_.emplace(&*catalog_, workers_, options_.clock);
     models_.emplace(workers_, options_.clock->UnixTimeS());
     AddRoutes();
     engine_->Start();
-    expiry_.emplace(options_.expiry_interval_ms, [this] { engine_->ExpireContexts(); });
+    expiry_.emplace(options_.expiry_interval_ms, [this] {
+      engine_->ExpireContexts();
+      transfers_->DropIdle();
+    });
     loaded_.store(true, std::memory_order_release);
     SPDLOG_INFO("serving {} on {}:{}", workers_->model().name, options_.http.host, server_->port());
     return {};
@@ -85,6 +95,7 @@ class LiveCoordinator final : public Coordinator {
       server_->Stop();
     }
     api_threads_.join();
+    transfer_threads_.join();
     expiry_.reset();
     ingest_tokenizer_.reset();
     if (engine_) {
@@ -118,6 +129,15 @@ class LiveCoordinator final : public Coordinator {
     router_.Add("GET", "/v1/contexts", false, contexts(&ContextsApi::List));
     router_.Add("POST", "/v1/contexts/{name}/append", false, contexts(&ContextsApi::Append));
     router_.Add("POST", "/v1/contexts/{name}/fork", false, contexts(&ContextsApi::Fork));
+    const auto transfers = [this](void (ContextTransferApi::*call)(RoutedRequest)) {
+      return [this, call](RoutedRequest r) {
+        boost::asio::post(transfer_threads_, [this, call, r = std::move(r)]() mutable {
+          ((*transfers_).*call)(std::move(r));
+        });
+      };
+    };
+    router_.Add("GET", "/v1/contexts/{name}/export", true, transfers(&ContextTransferApi::Export));
+    router_.Add("POST", kImportPattern, true, transfers(&ContextTransferApi::Import));
     router_.Add("GET", "/v1/contexts/{name}", false, contexts(&ContextsApi::Show));
     router_.Add("PATCH", "/v1/contexts/{name}", false, contexts(&ContextsApi::Change));
     router_.Add("DELETE", "/v1/contexts/{name}", false, contexts(&ContextsApi::Delete));
@@ -145,7 +165,9 @@ class LiveCoordinator final : public Coordinator {
       RefuseRoute(match, request, *response);
       return;
     }
-    if ((request.method == "POST" || request.method == "PATCH") && !IsJson(request.content_type)) {
+    const bool takes_json =
+        request.method == "PATCH" || (request.method == "POST" && match.pattern != kImportPattern);
+    if (takes_json && !IsJson(request.content_type)) {
       Refuse(*response,
              ErrorCode::kUnsupportedMediaType,
              "The body must be JSON: send \"Content-Type: application/json\".");
@@ -224,9 +246,11 @@ class LiveCoordinator final : public Coordinator {
   std::optional<IngestTokenizer> ingest_tokenizer_;
   std::optional<CompletionsApi> completions_;
   std::optional<ContextsApi> contexts_;
+  std::optional<ContextTransferApi> transfers_;
   std::optional<ModelsApi> models_;
   Router router_;
   boost::asio::thread_pool api_threads_{kNumApiThreads};
+  boost::asio::thread_pool transfer_threads_{kNumTransferThreads};
   std::atomic<bool> loaded_{false};
 
   std::mutex stop_mutex_;  // one Stop at a time

@@ -2,8 +2,8 @@
 // the tests start.
 //
 // It owns the HTTP server, the engine, the catalog of contexts and their threads: one I/O thread,
-// two API threads (JSON, prompts), one ingest tokeniser, one engine thread, one that looks for
-// expired contexts.
+// two API threads (JSON, prompts), one ingest tokeniser, one engine thread, two for
+// exports and imports, one that looks for expired contexts.
 //
 // The port is open from the beginning of Start: until everything is loaded, /healthz answers 200,
 // /readyz and all else 503.

@@ -9,7 +9,6 @@
 #include "coordinator/openai_error.h"
 #include "proto/base/trace.h"
 
-#include <boost/asio/dispatch.hpp>
 #include <boost/asio/write.hpp>
 #include <boost/beast/core/error.hpp>
 #include <boost/beast/http/error.hpp>
@@ -27,68 +26,6 @@ using std::chrono::milliseconds;
 // A client that pipelines more than this is no longer watched for going away.
 constexpr size_t kMaxPipelinedBytes = 64 << 10;
 constexpr int kLingerMs = 2000;
-
-// Hands the handler's calls to the I/O thread. A call that is made there runs at once: were it
-// posted, it would wait in a queue of that thread, and a later call of another thread could
-// overtake it.
-class PostedResponse final : public ResponseStream {
- public:
-  PostedResponse(HttpServerState* server,
-                 std::weak_ptr<HttpConnection> connection,
-                 uint64_t exchange)
-      : io_(server->io), connection_(std::move(connection)), exchange_(exchange) {}
-  ~PostedResponse() override {
-    Post([](HttpConnection* connection, uint64_t exchange) { connection->Abandon(exchange); });
-  }
-
-  void SetRoute(std::string_view route) override {
-    Post([route](HttpConnection* connection, uint64_t exchange) {
-      connection->SetRoute(exchange, route);
-    });
-  }
-  void Send(HttpResponse response) override {
-    Post([response = std::move(response)](HttpConnection* connection, uint64_t exchange) mutable {
-      connection->Send(exchange, std::move(response));
-    });
-  }
-  void SendEvent(std::string data) override {
-    Post([data = std::move(data)](HttpConnection* connection, uint64_t exchange) {
-      connection->SendEvent(exchange, data);
-    });
-  }
-  void Finish() override {
-    Post([](HttpConnection* connection, uint64_t exchange) { connection->Finish(exchange); });
-  }
-  void Run(std::function<void()> work) override {
-    Post([work = std::move(work)](HttpConnection*, uint64_t) { work(); });
-  }
-  void OnDisconnect(std::function<void()> callback) override {
-    net::dispatch(
-        io_,
-        [connection = connection_, exchange = exchange_, callback = std::move(callback)]() mutable {
-          if (const auto alive = connection.lock()) {
-            alive->OnDisconnect(exchange, std::move(callback));
-          } else {
-            callback();
-          }
-        });
-  }
-
- private:
-  template <typename Call>
-  void Post(Call call) {
-    net::dispatch(
-        io_, [connection = connection_, exchange = exchange_, call = std::move(call)]() mutable {
-          if (const auto alive = connection.lock()) {
-            call(alive.get(), exchange);
-          }
-        });
-  }
-
-  net::io_context& io_;
-  std::weak_ptr<HttpConnection> connection_;
-  uint64_t exchange_;
-};
 
 std::string Head(int status, const std::vector<std::pair<std::string, std::string>>& headers) {
   std::string head = fmt::format(
@@ -202,14 +139,14 @@ void HttpConnection::Dispatch() {
   HttpRequest request;
   request.method = std::string(message.method_string());
   request.path = std::string(target.substr(0, target.find('?')));
+  request.query = std::string(target.substr(std::min(request.path.size() + 1, target.size())));
   request.content_type = std::string(message[http::field::content_type]);
   request.body = std::move(message.body());
   parser_.reset();
   ++exchange_;
   is_handling_ = true;
   WatchForDisconnect();
-  server_->handler(std::move(request),
-                   std::make_shared<PostedResponse>(server_, weak_from_this(), exchange_));
+  server_->handler(std::move(request), MakePostedResponse(server_, weak_from_this(), exchange_));
 }
 
 // --- While the handler works ---
@@ -323,6 +260,35 @@ void HttpConnection::SendEvent(uint64_t exchange, const std::string& data) {
   Write(std::move(bytes));
 }
 
+void HttpConnection::BeginBody(uint64_t exchange, HttpResponse head) {
+  if (!Handles(exchange) || answer_begun_ || closed_) {
+    return;
+  }
+  answer_begun_ = true;
+  keep_alive_ = keep_alive_ && !is_http_1_0_;
+  if (server_->options.on_response) {
+    server_->options.on_response(route_.empty() ? "other" : route_, head.status);
+  }
+  auto headers = std::move(head.headers);
+  headers.emplace_back("Content-Type", head.content_type);
+  headers.emplace_back("Connection", keep_alive_ ? "keep-alive" : "close");
+  if (!is_http_1_0_) {
+    headers.emplace_back("Transfer-Encoding", "chunked");
+  }
+  Write(Head(head.status, headers));
+}
+
+void HttpConnection::WriteBody(uint64_t exchange,
+                               const std::string& bytes,
+                               std::function<void(bool)> sent) {
+  if (!Handles(exchange) || answer_complete_ || closed_) {
+    sent(false);
+    return;
+  }
+  on_sent_ = std::move(sent);
+  Write(is_http_1_0_ ? bytes : fmt::format("{:x}\r\n{}\r\n", bytes.size(), bytes));
+}
+
 void HttpConnection::Finish(uint64_t exchange) {
   if (!Handles(exchange) || answer_complete_ || closed_) {
     return;
@@ -345,6 +311,9 @@ void HttpConnection::Write(std::string bytes) {
 
 void HttpConnection::WriteMore() {
   if (unsent_.empty()) {
+    if (on_sent_) {
+      std::exchange(on_sent_, nullptr)(true);
+    }
     if (answer_complete_) {
       EndExchange();
     }
@@ -414,6 +383,9 @@ void HttpConnection::Close() {
   stream_.socket().close(ignored);
   const std::shared_ptr<HttpConnection> self = shared_from_this();
   server_->connections.erase(self);
+  if (on_sent_) {
+    std::exchange(on_sent_, nullptr)(false);
+  }
   if (on_disconnect_) {
     std::exchange(on_disconnect_, nullptr)();
   }

@@ -1,5 +1,5 @@
-// One connection of the HTTP server. Internal to http_server.cc and http_connection.cc: the only
-// files that see Beast.
+// One connection of the HTTP server. Internal to http_server.cc, http_connection.cc and
+// posted_response.cc: the only files that see Beast.
 //
 // States: reading a request -> handling it (the handler has a ResponseStream) -> writing the rest
 // of the answer -> reading the next request, or closing. Bytes to send collect in `unsent_` while a
@@ -51,6 +51,10 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   // earlier one is dropped.
   void Send(uint64_t exchange, HttpResponse response);
   void SendEvent(uint64_t exchange, const std::string& data);
+  void BeginBody(uint64_t exchange, HttpResponse head);
+  // Calls `sent(true)` when all bytes are with the operating system, `sent(false)` if they cannot
+  // be.
+  void WriteBody(uint64_t exchange, const std::string& bytes, std::function<void(bool)> sent);
   void Finish(uint64_t exchange);
   void OnDisconnect(uint64_t exchange, std::function<void()> callback);
   void SetRoute(uint64_t exchange, std::string_view route);
@@ -92,9 +96,15 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool answer_complete_ = false;  // all of the answer is in unsent_ or written
   std::string_view route_;
   std::function<void()> on_disconnect_;
+  std::function<void(bool)> on_sent_;
 
   std::string unsent_;
   std::string writing_;
 };
+
+// What a handler answers with: hands its calls to the I/O thread (posted_response.cc).
+std::shared_ptr<ResponseStream> MakePostedResponse(HttpServerState* server,
+                                                   std::weak_ptr<HttpConnection> connection,
+                                                   uint64_t exchange);
 
 }  // namespace varve

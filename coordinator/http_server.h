@@ -32,6 +32,7 @@ namespace varve {
 struct HttpRequest {
   std::string method;  // "GET"
   std::string path;    // without the query, as sent
+  std::string query;   // behind the '?', as sent; empty: none
   std::string content_type;
   std::string body;
 };
@@ -43,7 +44,8 @@ struct HttpResponse {
   std::vector<std::pair<std::string, std::string>> headers;  // besides type, length and connection
 };
 
-// The answer to one request: Send once, or SendEvent any number of times and then Finish. Calls
+// The answer to one request: Send once, or SendEvent any number of times and then Finish, or
+// BeginBody, WriteBody any number of times and then Finish. Calls
 // after the client went away do nothing. Destroying it without an answer closes the connection.
 class ResponseStream {
  public:
@@ -54,6 +56,11 @@ class ResponseStream {
   virtual void Send(HttpResponse response) = 0;
   // One server-sent event; the first one sends status 200 and the headers.
   virtual void SendEvent(std::string data) = 0;
+  // An answer of unknown length: status, headers and the first bytes of the body.
+  virtual void BeginBody(HttpResponse head) = 0;
+  // Waits until the client has been sent all bytes so far: not to be called on the I/O thread.
+  // False if it went away.
+  virtual bool WriteBody(std::string bytes) = 0;
   virtual void Finish() = 0;
   // `callback` is called once, on the I/O thread, if the client goes away before the answer is
   // complete; at once if it is already gone.

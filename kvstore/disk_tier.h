@@ -84,6 +84,11 @@ class DiskTier {
   // Flushes pages, tails and text, then writes and syncs the manifest: the commit point.
   virtual Result<void> CommitManifest(const ContextManifest& manifest,
                                       const ContextAppend& append) = 0;
+  // Text or token ids of a version that will be committed, in whatever order; what is empty is left
+  // out.
+  virtual Result<void> PutAppend(ContextId context,
+                                 uint64_t version,
+                                 const ContextAppend& append) = 0;
   // Writes and syncs a manifest that names nothing new: the first one of a fork, or the committed
   // one with other values of what changes without a commit.
   virtual Result<void> WriteManifest(const ContextManifest& manifest) = 0;

@@ -43,6 +43,23 @@ Result<void> RocksDiskTier::CommitManifest(const ContextManifest& manifest,
   return WriteManifest(manifest);
 }
 
+Result<void> RocksDiskTier::PutAppend(ContextId context,
+                                      uint64_t version,
+                                      const ContextAppend& append) {
+  const std::string_view tokens(reinterpret_cast<const char*>(append.tokens.data()),
+                                append.tokens.size() * sizeof(int32_t));
+  for (const auto& [kind, payload] : {std::pair(TextKind::kText, std::string_view(append.text)),
+                                      std::pair(TextKind::kTokens, tokens)}) {
+    if (!payload.empty()) {
+      const std::string row = TextRowKey(context, version, kind);
+      const std::string record = EncodeText(row, payload);
+      const Row one{Table::kText, row, std::as_bytes(std::span(record))};
+      VARVE_RETURN_IF_ERROR(PutRows({&one, 1}));
+    }
+  }
+  return {};
+}
+
 Result<void> RocksDiskTier::WriteManifest(const ContextManifest& manifest) {
   rocksdb::WriteBatch batch;
   const std::string record = EncodeManifest(manifest);

@@ -63,6 +63,7 @@ class RocksDiskTier final : public DiskTier {
       std::vector<PageKey> keys) override;
   Result<void> CommitManifest(const ContextManifest& manifest,
                               const ContextAppend& append) override;
+  Result<void> PutAppend(ContextId context, uint64_t version, const ContextAppend& append) override;
   Result<void> WriteManifest(const ContextManifest& manifest) override;
   Result<void> DropOlderVersions(ContextId context,
                                  uint64_t version,

@@ -57,16 +57,6 @@ SequenceState& KvStoreImpl::OpenedSequence(SequenceId sequence) {
   return found->second;
 }
 
-bool KvStoreImpl::Owns(SequenceId sequence, int64_t position) const {
-  const auto found = sequences_.find(sequence);
-  return found != sequences_.end() && found->second.grid.Owns(found->second.grid.PageOf(position));
-}
-
-int64_t KvStoreImpl::SequenceLength(SequenceId sequence) const {
-  const auto found = sequences_.find(sequence);
-  return found == sequences_.end() ? -1 : found->second.length;
-}
-
 Result<void> KvStoreImpl::EnsureWorkspace(const ResolvedPolicy& policy) {
   const uint64_t bytes = sealer_.WorkspaceBytes(policy);
   if (bytes > workspace_.bytes()) {
@@ -366,7 +356,8 @@ std::unique_ptr<PageCursor> KvStoreImpl::Read(SequenceId sequence,
       window(layer) == 0 ? 0 : std::max<int64_t>(0, first_query - window(layer) + 1);
   std::vector<PageSegment> segments;
   AddBaseSegments(state, low, segments);
-  if (const PageRange selectable = SelectableRange(state, layer); selectable.first < selectable.end) {
+  if (const PageRange selectable = SelectableRange(state, layer);
+      selectable.first < selectable.end) {
     LeaveOut(selectable, segments);
   }
   if (q != nullptr && Selects(state) && window(layer) == 0) {

@@ -207,6 +207,16 @@ Result<ContextUsage> KvStoreImpl::GetContextUsage(ContextId id) const {
   return usage;
 }
 
+bool KvStoreImpl::Owns(SequenceId sequence, int64_t position) const {
+  const auto found = sequences_.find(sequence);
+  return found != sequences_.end() && found->second.grid.Owns(found->second.grid.PageOf(position));
+}
+
+int64_t KvStoreImpl::SequenceLength(SequenceId sequence) const {
+  const auto found = sequences_.find(sequence);
+  return found == sequences_.end() ? -1 : found->second.length;
+}
+
 WorkerStats KvStoreImpl::Stats() const {
   WorkerStats stats;
   stats.host = {host_.used(), host_.budget()};

@@ -283,6 +283,15 @@ std::vector<std::byte> PageRecordWriter::Finish() && {
   return std::move(bytes_);
 }
 
+void RebindRecord(const PageKey& key, uint64_t commit_version, std::span<std::byte> record) {
+  VARVE_CHECK(record.size() >= sizeof(HeaderBytes));
+  std::memcpy(record.data() + offsetof(HeaderBytes, owner), &key.owner, sizeof(key.owner));
+  std::memcpy(record.data() + offsetof(HeaderBytes, commit_version),
+              &commit_version,
+              sizeof(commit_version));
+  VARVE_CHECK(RewriteChecksum(key, record));
+}
+
 bool RewriteChecksum(const PageKey& key, std::span<std::byte> record) {
   if (record.size() < sizeof(HeaderBytes)) {
     return false;

@@ -146,6 +146,9 @@ struct PageRecord {
 // kModelMismatch.
 Result<PageRecord> ParsePageRecord(std::span<const std::byte> bytes, const PageIdentity& expected);
 
+// Puts an intact record under another key, a tail into another version. REQUIRES: it was parsed.
+void RebindRecord(const PageKey& key, uint64_t commit_version, std::span<std::byte> record);
+
 // Writes the checksum of a record anew under `key`, whatever its bytes say; false if they are less
 // than a header. For tools and tests that change records on purpose.
 bool RewriteChecksum(const PageKey& key, std::span<std::byte> record);

@@ -8,8 +8,10 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "proto/base/ids.h"
@@ -34,10 +36,11 @@ struct ModelDescription {
 // Attention over a context that reads the pages that matter and a random sample of the others,
 // until the error that it estimates for its output is small enough.
 struct SelectiveAttention {
-  double epsilon = 0.05;      // relative error of the attention output, in each layer and head
-  double delta = 0.01;        // probability with which one may be larger
-  int64_t budget_tokens = 0;  // most tokens of sealed pages that a step reads in a layer; 0: no limit
-  uint64_t seed = 0;          // of the sample
+  double epsilon = 0.05;  // relative error of the attention output, in each layer and head
+  double delta = 0.01;    // probability with which one may be larger
+  int64_t budget_tokens =
+      0;              // most tokens of sealed pages that a step reads in a layer; 0: no limit
+  uint64_t seed = 0;  // of the sample
 };
 
 struct OpenSequenceOptions {
@@ -92,6 +95,36 @@ struct WorkerStats {
   double disk_write_seconds = 0;
 };
 
+// A context as the bytes of one file, in pieces. One caller at a time.
+class ContextSource {
+ public:
+  virtual ~ContextSource() = default;
+  // The next piece, a few MiB at most; empty at the end. Errors: kPageCorrupt, kPageMissing,
+  // kIoError.
+  virtual Result<std::string> Next() = 0;
+};
+
+// What takes such a file in. Destroyed before Finish has succeeded it leaves nothing. One caller at
+// a time.
+class ContextSink {
+ public:
+  virtual ~ContextSink() = default;
+  // The next bytes. After an error it can only be destroyed. Errors: kInvalidArgument (no context
+  // file), kVersionSkew, kPageCorrupt, kModelMismatch, kCodecMismatch, kBudgetExceeded, kIoError.
+  virtual Result<void> Write(std::string_view bytes) = 0;
+  // The whole file was written.
+  virtual bool complete() const = 0;
+  // Makes the context durable and known. kInvalidArgument if it is not complete.
+  virtual Result<ContextManifest> Finish() = 0;
+};
+
+struct ImportOptions {
+  ContextId id;  // of the new context; never used before
+  std::string name;
+  uint64_t tokenizer_hash = 0;  // the file's must be the same
+  int64_t now_unix_s = 0;
+};
+
 class WorkerGroup {
  public:
   virtual ~WorkerGroup() = default;
@@ -122,6 +155,11 @@ class WorkerGroup {
   virtual Result<ContextManifest> ForkContext(const ForkOptions& options) = 0;
   // Makes other attributes durable. kNotFound.
   virtual Result<void> UpdateContext(const ContextManifest& manifest) = 0;
+  // The committed context must not change or be deleted while it is exported. kNotFound,
+  // kUnsupported (nothing is on disk).
+  virtual Result<std::unique_ptr<ContextSource>> ExportContext(ContextId context) = 0;
+  // kUnsupported (there is no disk).
+  virtual Result<std::unique_ptr<ContextSink>> ImportContext(const ImportOptions& options) = 0;
   // Its name and manifest are gone on return; what forks of it read stays until the last is
   // deleted.
   virtual Result<void> DeleteContext(ContextId context) = 0;

@@ -66,6 +66,8 @@ class LocalWorkerGroup final : public WorkerGroup {
                              const ContextAppend& append) override;
   Result<ContextManifest> ForkContext(const ForkOptions& options) override;
   Result<void> UpdateContext(const ContextManifest& manifest) override;
+  Result<std::unique_ptr<ContextSource>> ExportContext(ContextId context) override;
+  Result<std::unique_ptr<ContextSink>> ImportContext(const ImportOptions& options) override;
   Result<void> DeleteContext(ContextId context) override;
   Result<std::vector<ContextManifest>> ListContexts() override;
   Result<std::string> ReadContextText(ContextId context) override;
@@ -98,6 +100,8 @@ class LocalWorkerGroup final : public WorkerGroup {
   Result<void> CheckModel(const ContextManifest& manifest) const;
   // Whether this model, with the codec tables it has, can read the context.
   Result<void> CheckReadable(const ContextManifest& manifest) const;
+  // Registers an imported context, whose first version is durable.
+  Result<void> Adopt(const ContextManifest& manifest);
 
   const LocalWorkerGroupOptions options_;
   const ModelConfig config_;

@@ -101,13 +101,13 @@ struct Rank {
   SelectiveScratch selective;
 
   // Slices, fixed.
-  std::vector<size_t> qkv_widths;    // [num_ranks]; floats of the q, k and v heads of a rank
-  std::vector<size_t> head_counts;   // [num_ranks]; q heads that a rank merges
-  std::vector<size_t> head_widths;   // [num_ranks]; floats of them
+  std::vector<size_t> qkv_widths;     // [num_ranks]; floats of the q, k and v heads of a rank
+  std::vector<size_t> head_counts;    // [num_ranks]; q heads that a rank merges
+  std::vector<size_t> head_widths;    // [num_ranks]; floats of them
   std::vector<size_t> moment_widths;  // [num_ranks]; floats of the moments of them
-  std::vector<size_t> vocab_widths;  // [num_ranks]
-  Range qkv_heads;                   // own, counted over q heads, then k heads, then v heads
-  Range heads;                       // own q heads to merge
+  std::vector<size_t> vocab_widths;   // [num_ranks]
+  Range qkv_heads;                    // own, counted over q heads, then k heads, then v heads
+  Range heads;                        // own q heads to merge
   Range ffn;
   Range vocab;
   size_t qkv_stride = 0;  // (num_qo_heads + 2 * num_kv_heads) * head_dim

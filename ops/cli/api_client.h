@@ -115,6 +115,14 @@ class ApiClient {
   Result<std::optional<ContextInfo>> FindContext(const std::string& name) const;
   Result<ContextInfo> GetContext(const std::string& name) const;
   Result<void> DeleteContext(const std::string& name) const;
+  // The context's file, piece by piece, until on_bytes returns false.
+  Result<void> ExportContext(const std::string& name,
+                             const std::function<bool(std::string_view bytes)>& on_bytes) const;
+  // A part of such a file. Returns the context with the last one, nothing before.
+  Result<std::optional<ContextInfo>> ImportPart(const std::string& name,
+                                                uint64_t offset,
+                                                bool is_last,
+                                                std::string_view bytes) const;
   Result<AppendReply> CreateContext(const std::string& name,
                                     std::string_view text,
                                     const KvChoice& kv,

@@ -1,4 +1,4 @@
-// `varve contexts ls | show | fork | pin | unpin | ttl | rm`.
+// `varve contexts ls | show | fork | pin | unpin | ttl | export | import | rm`.
 #include <algorithm>
 #include <iostream>
 
@@ -10,6 +10,7 @@
 
 #include "ops/cli/api_client.h"
 #include "ops/cli/commands.h"
+#include "ops/cli/context_files.h"
 #include "ops/cli/duration.h"
 #include "ops/cli/exit_code.h"
 #include "ops/cli/interrupt.h"
@@ -27,6 +28,9 @@ struct Options {
   std::vector<std::string> names;
   std::string fork;
   std::string ttl;
+  std::string file;
+  std::string import_name;
+  bool quiet = false;
   bool json = false;
   bool yes = false;
 };
@@ -203,6 +207,28 @@ Result<void> SetTtl(const Options& options) {
   return Change(options, {.ttl_s = ttl_s});
 }
 
+Result<void> Export(const Options& options) {
+  VARVE_TRY(const ApiClient client, ApiClient::Create(options.server));
+  VARVE_TRY(const uint64_t bytes,
+            ExportToFile(client, options.names[0], options.file, options.quiet));
+  if (options.file != "-") {
+    fmt::print("{}: {} in {}\n", options.names[0], FormatBytes(bytes), options.file);
+  }
+  return {};
+}
+
+Result<void> Import(const Options& options) {
+  VARVE_TRY(const ApiClient client, ApiClient::Create(options.server));
+  VARVE_TRY(const ContextInfo context,
+            ImportFromFile(client, options.file, options.import_name, options.quiet));
+  if (options.json) {
+    fmt::print("{}\n", context.json);
+  } else {
+    fmt::print("{}: {} tokens ready\n", context.name, FormatCount(context.tokens));
+  }
+  return {};
+}
+
 bool Confirmed(const std::string& name) {
   if (::isatty(STDIN_FILENO) == 0) {
     return true;
@@ -252,7 +278,8 @@ CLI::App* AddPart(CLI::App& contexts,
 }  // namespace
 
 void AddContextsCommand(CLI::App& root, Invocation& chosen) {
-  CLI::App* contexts = root.add_subcommand("contexts", "List, show, fork, pin and remove contexts");
+  CLI::App* contexts =
+      root.add_subcommand("contexts", "List, show, fork, pin, move and remove contexts");
   contexts->require_subcommand(1);
   auto options = std::make_shared<Options>();
   AddPart(*contexts, chosen, "ls", "List the contexts", options, List);
@@ -279,7 +306,20 @@ void AddContextsCommand(CLI::App& root, Invocation& chosen) {
                           options,
                           SetTtl);
   ttl->add_option("NAME", options->names, "The context")->required()->expected(1);
-  ttl->add_option("TTL", options->ttl, "90s, 15m, 12h, 7d, 2w or none")->required();
+  ttl->add_option("TTL", options->ttl, "90s, 15m, 12h, 7d, 2w or none")
+      ->required()
+      ->check(CheckDuration);
+  CLI::App* to_file = AddPart(
+      *contexts, chosen, "export", "Write a context to one checksummed file", options, Export);
+  to_file->add_option("NAME", options->names, "The context")->required()->expected(1);
+  to_file->add_option("FILE", options->file, "The file; - is the standard output")->required();
+  to_file->add_flag("--quiet", options->quiet, "Show no progress");
+  CLI::App* from_file = AddPart(
+      *contexts, chosen, "import", "Make a context of a file that `export` wrote", options, Import);
+  from_file->add_option("FILE", options->file, "The file; - is the standard input")->required();
+  from_file->add_option("--name", options->import_name, "Name of the context (default: the file's)")
+      ->type_name("NAME");
+  from_file->add_flag("--quiet", options->quiet, "Show no progress");
   CLI::App* rm = AddPart(*contexts, chosen, "rm", "Delete a context and its KV", options, Remove);
   rm->add_option("NAME", options->names, "Contexts")->required();
   rm->add_flag("--yes,-y", options->yes, "Do not ask");

@@ -37,6 +37,11 @@ Result<int64_t> ParseDuration(std::string_view text) {
       fmt::format("\"{}\" is not a duration like 90s, 15m, 12h, 7d or 2w, nor none", text)};
 }
 
+std::string CheckDuration(const std::string& text) {
+  const Result<int64_t> duration = ParseDuration(text);
+  return duration ? std::string() : duration.error().message;
+}
+
 std::string DurationText(int64_t seconds) {
   if (seconds == 0) {
     return "none";

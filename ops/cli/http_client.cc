@@ -130,7 +130,7 @@ Result<void> Exchange::Write(const HttpRequest& request, const std::string& targ
   message.set(http::field::user_agent, "varve");
   message.set(http::field::connection, "close");
   if (!request.body.empty()) {
-    message.set(http::field::content_type, "application/json");
+    message.set(http::field::content_type, request.content_type);
     message.body() = request.body;
   }
   message.prepare_payload();
@@ -243,12 +243,18 @@ Result<HttpResponse> HttpClient::Send(const HttpRequest& request) const {
 Result<HttpResponse> HttpClient::SendStreaming(
     const HttpRequest& request,
     const std::function<bool(std::string_view data)>& on_event) const {
+  SseParser events;
+  return Download(request, [&](std::string_view piece) { return events.Feed(piece, on_event); });
+}
+
+Result<HttpResponse> HttpClient::Download(
+    const HttpRequest& request,
+    const std::function<bool(std::string_view bytes)>& on_bytes) const {
   Exchange exchange(host_, port_, url_);
   VARVE_RETURN_IF_ERROR(exchange.Connect());
   VARVE_RETURN_IF_ERROR(exchange.Write(request, prefix_ + request.target));
   VARVE_RETURN_IF_ERROR(exchange.ReadHeader(request.timeout_ms));
   HttpResponse response = exchange.Head();
-  SseParser events;
   while (true) {
     VARVE_TRY(const std::string piece, exchange.ReadSome(request.timeout_ms));
     if (piece.empty()) {
@@ -256,7 +262,7 @@ Result<HttpResponse> HttpClient::SendStreaming(
     }
     if (response.status != 200) {
       response.body += piece;
-    } else if (!events.Feed(piece, on_event)) {
+    } else if (!on_bytes(piece)) {
       return response;
     }
   }

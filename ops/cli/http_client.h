@@ -16,8 +16,9 @@ namespace varve::cli {
 
 struct HttpRequest {
   std::string method = "GET";
-  std::string target;  // "/v1/contexts"
-  std::string body;    // JSON; empty for none
+  std::string target;                             // "/v1/contexts"
+  std::string body;                               // empty for none
+  std::string content_type = "application/json";  // of the body
   // Longest silence: from the request to the first byte, and between two pieces of a stream.
   int64_t timeout_ms = 60'000;
 };
@@ -40,6 +41,11 @@ class HttpClient {
   Result<HttpResponse> SendStreaming(
       const HttpRequest& request,
       const std::function<bool(std::string_view data)>& on_event) const;
+
+  // Calls `on_bytes` with the body of a 200 answer, piece by piece, until it returns false. An
+  // answer with another status is returned whole. kUnavailable if the body ends early.
+  Result<HttpResponse> Download(const HttpRequest& request,
+                                const std::function<bool(std::string_view bytes)>& on_bytes) const;
 
   const std::string& url() const { return url_; }
 

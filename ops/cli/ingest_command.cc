@@ -150,7 +150,8 @@ void AddIngestCommand(CLI::App& root, Invocation& chosen) {
                    options->ttl,
                    "Delete the context when it was not used for so long: 90s, 15m, 12h, 7d, 2w or "
                    "none (default: never)")
-      ->type_name("TTL");
+      ->type_name("TTL")
+      ->check(CheckDuration);
   command->add_flag("--no-wait",
                     options->no_wait,
                     "Return when all text is with the server; it goes on by itself");

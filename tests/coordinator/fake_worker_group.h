@@ -85,6 +85,10 @@ class FakeWorkerGroup final : public WorkerGroup {
                              const ContextAppend& append) override;
   Result<ContextManifest> ForkContext(const ForkOptions& options) override;
   Result<void> UpdateContext(const ContextManifest& manifest) override;
+  // The file of a context is "file of " and its name, in two pieces; one that is taken in ends with
+  // '.', makes a context of its bytes as text, and is refused where it holds '!'.
+  Result<std::unique_ptr<ContextSource>> ExportContext(ContextId context) override;
+  Result<std::unique_ptr<ContextSink>> ImportContext(const ImportOptions& options) override;
   Result<void> DeleteContext(ContextId context) override;
   Result<std::vector<ContextManifest>> ListContexts() override;
   Result<std::string> ReadContextText(ContextId context) override;

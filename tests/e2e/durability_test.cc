@@ -185,6 +185,44 @@ TEST_F(DurabilityTest, AForkAnswersLikeItsParentAndOutlivesIt) {
               HasSubstr("already complete"));
 }
 
+TEST_F(DurabilityTest, AnExportedContextAnswersIdenticallyElsewhere) {
+  const std::string exported = files_.File("doc.varve");
+  std::string before;
+  {
+    ServerProcess server(data_.path(), flags_);
+    ASSERT_EQ(Ingest(server, file_).exit_code, cli::kExitOk);
+    before = Fingerprint(server, document_.question);
+    const RunResult written =
+        RunVarve({"contexts", "export", "doc", exported, "--server", server.url()});
+    ASSERT_EQ(written.exit_code, cli::kExitOk) << written.err;
+    EXPECT_EQ(RunVarve({"contexts", "import", exported, "--server", server.url()}).exit_code,
+              cli::kExitFailure)
+        << "the name is taken";
+    EXPECT_EQ(RunVarve({"contexts", "export", "none", exported + "2", "--server", server.url()})
+                  .exit_code,
+              cli::kExitFailure);
+    EXPECT_FALSE(FileExists(exported + "2"));
+  }
+  const TempDir other_data;
+  ServerProcess other(other_data.path(), flags_);
+  const auto bytes = ReadFile(exported);
+  ASSERT_OK(bytes);
+  ASSERT_OK(WriteFileAtomically(files_.File("cut"), bytes->substr(0, bytes->size() / 2)));
+  const RunResult cut =
+      RunVarve({"contexts", "import", files_.File("cut"), "--server", other.url()});
+  EXPECT_EQ(cut.exit_code, cli::kExitFailure);
+  EXPECT_THAT(cut.err, HasSubstr("ends early"));
+  EXPECT_TRUE(other.api().ListContexts()->empty());
+  const RunResult imported =
+      RunVarve({"contexts", "import", exported, "--name", "copy", "--server", other.url()});
+  ASSERT_EQ(imported.exit_code, cli::kExitOk) << imported.err;
+  EXPECT_EQ(Fingerprint(other, document_.question, "copy"), before);
+  EXPECT_EQ(other.DocumentTokensPrefilled(), 0);
+  other.Kill();
+  ServerProcess again(other_data.path(), {"--workers", "3"});
+  EXPECT_THAT(Fingerprint(again, document_.question, "copy"), HasSubstr(document_.answer));
+}
+
 TEST_F(DurabilityTest, ASecondServerOnTheSameDataIsRefused) {
   ServerProcess server(data_.path());
   const RunResult second =

@@ -25,6 +25,7 @@ const std::set<std::string> kVolatile = {"id",
                                          "created",
                                          "created_at",
                                          "updated_at",
+                                         "last_used_at",
                                          "model_hash",
                                          "content",
                                          "text",
@@ -168,6 +169,14 @@ TEST_F(HttpGolden, RefusalsOfCompletions) {
 TEST_F(HttpGolden, RefusalsOfContexts) {
   Expect("context_not_found", "GET", "/v1/contexts/none");
   Expect("context_taken", "POST", "/v1/contexts", R"({"name":"doc","text":"x"})");
+  Expect("fork_taken", "POST", "/v1/contexts/doc/fork", R"({"name":"doc"})");
+  Expect("change_nothing", "PATCH", "/v1/contexts/doc", "{}");
+  Expect("import_no_offset", "POST", "/v1/contexts/new/import", "x");
+  Expect("import_no_file",
+         "POST",
+         "/v1/contexts/new/import?offset=0",
+         "This is no context file, but a text.");
+  Expect("import_cut", "POST", "/v1/contexts/new/import?offset=0&last=1", "VARVFILE");
   Expect("context_bad_name", "POST", "/v1/contexts", R"({"name":"a b","text":"x"})");
   Expect("context_no_text", "POST", "/v1/contexts", R"({"name":"new"})");
   Expect("context_unknown_kv",
