@@ -27,7 +27,8 @@ struct CompletionParams {
 
   std::string context;            // empty: none
   bool reads_every_page = false;  // of the context, also where requests on it select pages
-  std::optional<SelectiveAttention> selective;  // how it attends to the context; its seed is not set
+  std::optional<SelectiveAttention>
+      selective;  // how it attends to the context; its seed is not set
   std::optional<int64_t> max_tokens;
   SamplingParams sampling;  // the seed only if seed_given
   bool seed_given = false;

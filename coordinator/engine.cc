@@ -228,7 +228,8 @@ void Engine::Deliver(const StepPlan& plan, StepResult result) {
   }
 }
 
-void Engine::CountQuality(const GenerationRequest& request, std::span<const QualitySample> samples) {
+void Engine::CountQuality(const GenerationRequest& request,
+                          std::span<const QualitySample> samples) {
   if (samples.empty()) {
     return;
   }

@@ -40,7 +40,7 @@ struct GenerationRequest {
   ContextLease context;           // empty: none
   bool reads_every_page = false;  // of the context, also where requests on it select pages
   std::optional<SelectiveAttention> selective;  // how it attends to the context
-  int64_t max_tokens = 16;        // at least 1
+  int64_t max_tokens = 16;                      // at least 1
   SamplingParams sampling;
   int32_t num_top_logprobs = 0;
   std::vector<std::string> stop;

@@ -106,7 +106,8 @@ void KeySketch::Score(int64_t first,
     views_.push_back(view);
   }
   // Sealed pages of a context lie before all queries of a request on it.
-  positions_.assign(static_cast<size_t>(queries.num_tokens), std::numeric_limits<int64_t>::max() / 2);
+  positions_.assign(static_cast<size_t>(queries.num_tokens),
+                    std::numeric_limits<int64_t>::max() / 2);
   const AttendParams params{.num_qo_heads = geometry_.num_qo_heads,
                             .num_kv_heads = geometry_.num_kv_heads,
                             .head_dim = geometry_.head_dim,
@@ -143,13 +144,13 @@ void KeySketch::AddMeans(int64_t first,
     for (int64_t page = first; page < end; page += static_cast<int64_t>(count)) {
       const int64_t in_block = page % kBlockPages;
       count = static_cast<size_t>(std::min(end - page, kBlockPages - in_block));
-      const WeightView means{
-          .data = blocks_[static_cast<size_t>(page / kBlockPages)].means.data() +
-                  static_cast<size_t>(in_block) * mean_values_ + kv_head * head_dim,
-          .dtype = DType::kBf16,
-          .rows = count,
-          .cols = head_dim,
-          .row_stride = mean_values_};
+      const WeightView means{.data = blocks_[static_cast<size_t>(page / kBlockPages)].means.data() +
+                                     static_cast<size_t>(in_block) * mean_values_ +
+                                     kv_head * head_dim,
+                             .dtype = DType::kBf16,
+                             .rows = count,
+                             .cols = head_dim,
+                             .row_stride = mean_values_};
       MatMul(q_.data(),
              head_dim,
              num_rows,
@@ -160,7 +161,8 @@ void KeySketch::AddMeans(int64_t first,
              count,
              team);
       for (size_t row = 0; row < num_rows; ++row) {
-        float* to = lse + (static_cast<size_t>(page - first) * num_tokens + row / group) * qo_heads +
+        float* to = lse +
+                    (static_cast<size_t>(page - first) * num_tokens + row / group) * qo_heads +
                     kv_head * group + row % group;
         for (size_t i = 0; i < count; ++i) {
           to[i * num_tokens * qo_heads] += geometry_.sm_scale * products_[row * count + i];

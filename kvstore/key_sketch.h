@@ -53,12 +53,16 @@ class KeySketch {
 
  private:
   struct Block {
-    std::vector<uint16_t> means;   // bf16 [kBlockPages, num_kv_heads, head_dim]
-    std::vector<std::byte> keys;   // [kBlockPages, key_bytes_]
+    std::vector<uint16_t> means;  // bf16 [kBlockPages, num_kv_heads, head_dim]
+    std::vector<std::byte> keys;  // [kBlockPages, key_bytes_]
     HostCharge charge;
   };
 
-  void AddMeans(int64_t first, int64_t end, const StepQueries& queries, ThreadTeam& team, float* lse);
+  void AddMeans(int64_t first,
+                int64_t end,
+                const StepQueries& queries,
+                ThreadTeam& team,
+                float* lse);
 
   KvGeometry geometry_;
   int32_t page_tokens_;

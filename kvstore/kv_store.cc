@@ -360,7 +360,8 @@ std::unique_ptr<PageCursor> KvStoreImpl::Read(SequenceId sequence,
       window(layer) == 0 ? 0 : std::max<int64_t>(0, first_query - window(layer) + 1);
   std::vector<PageSegment> segments;
   AddBaseSegments(state, low, segments);
-  if (const PageRange selectable = SelectableRange(state, layer); selectable.first < selectable.end) {
+  if (const PageRange selectable = SelectableRange(state, layer);
+      selectable.first < selectable.end) {
     LeaveOut(selectable, segments);
   }
   if (q != nullptr && Selects(state) && window(layer) == 0) {

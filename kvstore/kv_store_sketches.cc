@@ -18,18 +18,19 @@ PageSegment KvStoreImpl::BaseSealed(const SequenceState& state) const {
   sealed.length = state.base_length;
   sealed.visible_end = state.base_tokens;
   // The page in which the snapshot ends is read whole or not at all: it is not left out.
-  sealed.end_page = std::min(sealed.grid.SealedEnd(state.base_length),
-                             sealed.grid.PageOf(state.base_tokens));
+  sealed.end_page =
+      std::min(sealed.grid.SealedEnd(state.base_length), sealed.grid.PageOf(state.base_tokens));
   return sealed;
 }
 
-KvStoreImpl::PageRange KvStoreImpl::SelectableRange(const SequenceState& state, int32_t layer) const {
+KvStoreImpl::PageRange KvStoreImpl::SelectableRange(const SequenceState& state,
+                                                    int32_t layer) const {
   if (!state.selective || state.context == nullptr || state.is_ingest || window(layer) != 0) {
     return {};
   }
   const PageSegment sealed = BaseSealed(state);
-  const int64_t sinks = std::min(sealed.grid.NumPages(sealed.policy.policy.sink_tokens),
-                                 sealed.end_page);
+  const int64_t sinks =
+      std::min(sealed.grid.NumPages(sealed.policy.policy.sink_tokens), sealed.end_page);
   return {sealed.grid.CountOwned(0, sinks), sealed.grid.CountOwned(0, sealed.end_page)};
 }
 

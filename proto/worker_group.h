@@ -33,10 +33,11 @@ struct ModelDescription {
 // Attention over a context that reads the pages that matter and a random sample of the others,
 // until the error that it estimates for its output is small enough.
 struct SelectiveAttention {
-  double epsilon = 0.05;      // relative error of the attention output, in each layer and head
-  double delta = 0.01;        // probability with which one may be larger
-  int64_t budget_tokens = 0;  // most tokens of sealed pages that a step reads in a layer; 0: no limit
-  uint64_t seed = 0;          // of the sample
+  double epsilon = 0.05;  // relative error of the attention output, in each layer and head
+  double delta = 0.01;    // probability with which one may be larger
+  int64_t budget_tokens =
+      0;              // most tokens of sealed pages that a step reads in a layer; 0: no limit
+  uint64_t seed = 0;  // of the sample
 };
 
 struct OpenSequenceOptions {

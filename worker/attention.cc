@@ -246,8 +246,7 @@ void JudgeAlone(Rank& rank, int32_t layer) {
   for (size_t i = 0; i < rank.quality.parts.size(); ++i) {
     const MeteredState state{rank.quality.o.data() + i * width,
                              rank.quality.masses.data() + i * qo_heads * 2};
-    CompareWithServed(
-        rank, i, {&state, 1}, qo_heads, rank.o.data() + LastToken(rank, i) * width);
+    CompareWithServed(rank, i, {&state, 1}, qo_heads, rank.o.data() + LastToken(rank, i) * width);
   }
 }
 

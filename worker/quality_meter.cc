@@ -33,7 +33,11 @@ Result<void> AttendToAll(Rank& rank, PageCursor& cursor, AttendParams params) {
   }
 }
 
-Result<void> AttendExactly(Rank& rank, int32_t layer, const Batch::Part& part, float* o, float* lse) {
+Result<void> AttendExactly(Rank& rank,
+                           int32_t layer,
+                           const Batch::Part& part,
+                           float* o,
+                           float* lse) {
   const size_t token = part.first_token + part.num_tokens - 1;
   const AttendParams params{.num_qo_heads = rank.config.num_qo_heads,
                             .num_kv_heads = rank.config.num_kv_heads,
@@ -111,11 +115,7 @@ void CompareWithServed(Rank& rank,
       const float lse = state.masses[2 * head];
       complete = complete && !std::isnan(lse);
       if (lse > kNoMass) {
-        MergeState(exact.data(),
-                   &all,
-                   state.o + head * head_dim,
-                   lse,
-                   static_cast<int>(head_dim));
+        MergeState(exact.data(), &all, state.o + head * head_dim, lse, static_cast<int>(head_dim));
       }
       read = WeighMerge(read, state.masses[2 * head + 1]).lse;
     }

@@ -47,7 +47,7 @@ struct RankParts {
   int num_threads = 1;
   int32_t max_step_tokens = 0;
   int32_t max_step_sequences = 0;
-  KvProbe* probe = nullptr;  // may be null
+  KvProbe* probe = nullptr;    // may be null
   double quality_share = 0.0;  // of steps and layers that the quality meter samples
 };
 
@@ -105,14 +105,14 @@ struct Rank {
   QualityMeter quality;
 
   // Slices, fixed.
-  std::vector<size_t> qkv_widths;    // [num_ranks]; floats of the q, k and v heads of a rank
-  std::vector<size_t> head_counts;   // [num_ranks]; q heads that a rank merges
-  std::vector<size_t> head_widths;   // [num_ranks]; floats of them
+  std::vector<size_t> qkv_widths;     // [num_ranks]; floats of the q, k and v heads of a rank
+  std::vector<size_t> head_counts;    // [num_ranks]; q heads that a rank merges
+  std::vector<size_t> head_widths;    // [num_ranks]; floats of them
   std::vector<size_t> moment_widths;  // [num_ranks]; floats of the moments of them
   std::vector<size_t> mass_widths;    // [num_ranks]; floats of their metered masses
-  std::vector<size_t> vocab_widths;  // [num_ranks]
-  Range qkv_heads;                   // own, counted over q heads, then k heads, then v heads
-  Range heads;                       // own q heads to merge
+  std::vector<size_t> vocab_widths;   // [num_ranks]
+  Range qkv_heads;                    // own, counted over q heads, then k heads, then v heads
+  Range heads;                        // own q heads to merge
   Range ffn;
   Range vocab;
   size_t qkv_stride = 0;  // (num_qo_heads + 2 * num_kv_heads) * head_dim

@@ -32,7 +32,7 @@ struct Rows {
   Rank& rank;
   const Batch::Part& part;
   int32_t layer = 0;
-  AttendParams params;  // of these tokens
+  AttendParams params;     // of these tokens
   size_t first_token = 0;  // of the batch
   size_t num_tokens = 0;
   const SelectablePages& selectable;
@@ -227,8 +227,8 @@ Result<void> AttendAll(const Rows& rows) {
   std::copy_n(s.sure_o.data(), rows.count() * rows.head_dim(), rows.params.o);
   std::copy_n(s.sure_lse.data(), rows.count(), rows.params.lse);
   std::fill_n(rows.moments(0), rows.count() * MomentFloats(rows.head_dim()), 0.0F);
-  const std::unique_ptr<PageCursor> cursor = rows.rank.store.ReadPages(
-      rows.part.work->sequence, rows.layer, rows.selectable.pages);
+  const std::unique_ptr<PageCursor> cursor =
+      rows.rank.store.ReadPages(rows.part.work->sequence, rows.layer, rows.selectable.pages);
   AttendParams params = rows.params;
   while (true) {
     VARVE_TRY(params.views, cursor->Next());
@@ -255,16 +255,14 @@ Result<int64_t> AttendRows(const Rows& rows) {
   SelectiveScratch& s = rows.scratch();
   const auto num_pages = static_cast<int64_t>(rows.num_pages());
   const int64_t budget = std::min(num_pages, rows.selectable.budget);
-  const auto most_held =
-      static_cast<int64_t>(kHeldFloats / (rows.count() * (rows.head_dim() + 1)));
+  const auto most_held = static_cast<int64_t>(kHeldFloats / (rows.count() * (rows.head_dim() + 1)));
   s.sure_o.assign(rows.params.o, rows.params.o + rows.count() * rows.head_dim());
   s.sure_lse.assign(rows.params.lse, rows.params.lse + rows.count());
   s.slots.assign(rows.num_pages(), -1);
   s.held.clear();
   SizePages(rows);
   s.sampler.Reset(s.sizes, s.draws);
-  int64_t wanted =
-      std::min(budget, std::clamp(num_pages / kFirstShare, kFewestFirst, kMostFirst));
+  int64_t wanted = std::min(budget, std::clamp(num_pages / kFirstShare, kFewestFirst, kMostFirst));
   while (true) {
     s.sampler.Choose(wanted);
     if (s.sampler.num_chosen() == num_pages && num_pages > std::ssize(s.held)) {

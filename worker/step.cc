@@ -67,8 +67,7 @@ void BuildBatch(Rank& rank, const StepJob& job) {
                            .wants_logits = wants_logits,
                            .observes_queries = observes_queries,
                            .is_selective = is_selective,
-                           .chooses_pages =
-                               rank.store.SelectedReads(work.sequence).has_value()});
+                           .chooses_pages = rank.store.SelectedReads(work.sequence).has_value()});
     batch.wants_logits = batch.wants_logits || wants_logits;
     batch.observes_queries = batch.observes_queries || observes_queries;
     batch.is_selective = batch.is_selective || is_selective;

@@ -1,7 +1,7 @@
 #include "ops/cli/api_client.h"
 
-#include <limits>
 #include <charconv>
+#include <limits>
 
 #include <fmt/format.h>
 
@@ -201,8 +201,8 @@ Result<std::string> TakeChunk(std::string_view data, ChatAnswer& answer) {
       answer.pages_total = Field<int64_t>(usage, "pages_total");
     }
     if (const auto bound = usage.find("attention_error_bound"); bound != usage.end()) {
-      answer.error_bound = bound->is_number() ? bound->get<double>()
-                                              : std::numeric_limits<double>::infinity();
+      answer.error_bound =
+          bound->is_number() ? bound->get<double>() : std::numeric_limits<double>::infinity();
       answer.missed_mass = Field<double>(usage, "missed_mass_estimate");
     }
   }

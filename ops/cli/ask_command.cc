@@ -43,12 +43,12 @@ void PrintUsage(const ChatAnswer& answer) {
              answer.first_token_s * 1000,
              answer.TokensPerSecond());
   if (answer.pages_read && answer.pages_total > 0) {
-    fmt::print(stderr,
-               "{} of {} pages read ({:.1f} %)\n",
-               *answer.pages_read,
-               answer.pages_total,
-               100.0 * static_cast<double>(*answer.pages_read) /
-                   static_cast<double>(answer.pages_total));
+    fmt::print(
+        stderr,
+        "{} of {} pages read ({:.1f} %)\n",
+        *answer.pages_read,
+        answer.pages_total,
+        100.0 * static_cast<double>(*answer.pages_read) / static_cast<double>(answer.pages_total));
   }
   if (answer.error_bound) {
     fmt::print(stderr,
@@ -60,14 +60,14 @@ void PrintUsage(const ChatAnswer& answer) {
 
 void PrintJson(const Options& options, const ChatAnswer& answer) {
   nlohmann::json object = {{"context", options.chat.context},
-                                 {"question", options.chat.question},
-                                 {"answer", answer.text},
-                                 {"finish_reason", answer.finish_reason},
-                                 {"prompt_tokens", answer.prompt_tokens},
-                                 {"completion_tokens", answer.completion_tokens},
-                                 {"ttft_s", answer.first_token_s},
-                                 {"total_s", answer.total_s},
-                                 {"tokens_per_s", answer.TokensPerSecond()}};
+                           {"question", options.chat.question},
+                           {"answer", answer.text},
+                           {"finish_reason", answer.finish_reason},
+                           {"prompt_tokens", answer.prompt_tokens},
+                           {"completion_tokens", answer.completion_tokens},
+                           {"ttft_s", answer.first_token_s},
+                           {"total_s", answer.total_s},
+                           {"tokens_per_s", answer.TokensPerSecond()}};
   if (answer.pages_read) {
     object["pages_read"] = *answer.pages_read;
     object["pages_total"] = answer.pages_total;

@@ -38,8 +38,7 @@ constexpr BadKv kBadKv[] = {
 TEST(KvOfRequest, IsRefusedByNameWhereItIsWrong) {
   CoordinatorRig rig;
   for (const BadKv& bad : kBadKv) {
-    const ClientResponse response =
-        rig.Complete({{"prompt", "x"}, {"kv", Json::parse(bad.kv)}});
+    const ClientResponse response = rig.Complete({{"prompt", "x"}, {"kv", Json::parse(bad.kv)}});
     EXPECT_EQ(response.status, 400) << bad.kv;
     EXPECT_EQ(response.error("param"), bad.param) << bad.kv;
     EXPECT_THAT(response.error(), HasSubstr(bad.message_part)) << bad.kv;
@@ -51,9 +50,9 @@ TEST(KvOfRequest, SelectiveAttentionReachesTheWorkersWithItsNumbers) {
   CoordinatorRig rig;
   rig.MakeContext("library", "a long document");
   const auto ask = [&](const Json& kv, const Json& seed) {
-    EXPECT_EQ(rig.Complete({{"prompt", "x"}, {"context", "library"}, {"kv", kv}, {"seed", seed}})
-                  .status,
-              200);
+    EXPECT_EQ(
+        rig.Complete({{"prompt", "x"}, {"context", "library"}, {"kv", kv}, {"seed", seed}}).status,
+        200);
     return rig.workers.opened().back();
   };
   EXPECT_FALSE(ask({{"attention", "exact"}}, nullptr).selective);
@@ -63,8 +62,8 @@ TEST(KvOfRequest, SelectiveAttentionReachesTheWorkersWithItsNumbers) {
   EXPECT_EQ(plain->delta, 0.01);
   EXPECT_EQ(plain->budget_tokens, 0);
   EXPECT_EQ(plain->seed, 0U) << "the same sample each time";
-  const auto given = ask(
-      {{"attention", "select"}, {"epsilon", 0.2}, {"delta", 0.1}, {"budget_tokens", 4096}}, 17);
+  const auto given =
+      ask({{"attention", "select"}, {"epsilon", 0.2}, {"delta", 0.1}, {"budget_tokens", 4096}}, 17);
   ASSERT_TRUE(given.selective);
   EXPECT_FALSE(given.reads_every_page);
   EXPECT_EQ(given.selective->epsilon, 0.2);
@@ -78,11 +77,8 @@ TEST(KvOfRequest, UsageAndMetricsStateTheErrorOfSelectiveAttention) {
   rig.MakeContext("library", "a long document");
   const Json request = {
       {"prompt", "hi"}, {"context", "library"}, {"kv", {{"attention", "select"}}}};
-  rig.workers.ReadPagesByChoice({.read = 2,
-                                 .total = 10,
-                                 .error_bound = 0.03F,
-                                 .missed_mass = 0.5,
-                                 .num_missed_masses = 2});
+  rig.workers.ReadPagesByChoice(
+      {.read = 2, .total = 10, .error_bound = 0.03F, .missed_mass = 0.5, .num_missed_masses = 2});
   const Json usage = rig.Complete(request).json()["usage"];
   EXPECT_EQ(usage["pages_read"], 6);  // three steps
   EXPECT_FLOAT_EQ(usage["attention_error_bound"], 0.03F);

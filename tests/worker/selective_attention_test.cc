@@ -43,10 +43,8 @@ class SelectiveAttentionTest : public testing::TestWithParam<int> {
     policy.page_tokens = kPageTokens;
     policy.recent_window_tokens = 8;
     policy.sink_tokens = kPageTokens;
-    manifest_ = {.id = {7},
-                 .name = "doc",
-                 .model_hash = rig_.group().model().model_hash,
-                 .policy = policy};
+    manifest_ = {
+        .id = {7}, .name = "doc", .model_hash = rig_.group().model().model_hash, .policy = policy};
     const std::vector<int32_t> tokens = Tokens(1, kTokens);
     EXPECT_OK(rig_.group().CreateContext(manifest_));
     EXPECT_OK(rig_.group().OpenSequence({1}, {.context = manifest_.id, .policy = policy}));
@@ -71,9 +69,9 @@ class SelectiveAttentionTest : public testing::TestWithParam<int> {
                                          .selective = selective,
                                          .policy = manifest_.policy}));
     const StepResult result = *rig_.Step({{.sequence = sequence,
-                                          .first_position = kTokens,
-                                          .tokens = prompt,
-                                          .return_all_logits = true}});
+                                           .first_position = kTokens,
+                                           .tokens = prompt,
+                                           .return_all_logits = true}});
     EXPECT_OK(rig_.group().CloseSequence(sequence));
     const SequenceResult& one = result.results.at(0);
     EXPECT_FALSE(one.error) << one.error->message;
@@ -133,12 +131,12 @@ TEST_P(SelectiveAttentionTest, KeepsTheErrorThatItStatesWhileItReadsLess) {
 }
 
 TEST_P(SelectiveAttentionTest, ABudgetBoundsWhatIsReadAndTheErrorSaysWhatThatCost) {
-  const Answer little = Ask(Tokens(3, 1),
-                            SelectiveAttention{.epsilon = 1e-4,
-                                               .budget_tokens = int64_t{48} * kPageTokens});
-  const Answer more = Ask(Tokens(3, 1),
-                          SelectiveAttention{.epsilon = 1e-4,
-                                             .budget_tokens = int64_t{160} * kPageTokens});
+  const Answer little =
+      Ask(Tokens(3, 1),
+          SelectiveAttention{.epsilon = 1e-4, .budget_tokens = int64_t{48} * kPageTokens});
+  const Answer more =
+      Ask(Tokens(3, 1),
+          SelectiveAttention{.epsilon = 1e-4, .budget_tokens = int64_t{160} * kPageTokens});
   // A worker draws no fewer pages than say something of their error.
   const int64_t least = GetParam() * (PageSampler::kFewestDrawn + 2);
   const int64_t layers = little.reads->total / ((kTokens - 8) / kPageTokens - 1);
