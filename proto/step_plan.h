@@ -70,6 +70,13 @@ struct PageReads {
   bool operator==(const PageReads&) const = default;
 };
 
+// What the quality meter saw of one head of one layer in one step of a request that read some of
+// its context's pages (worker/quality_meter.h).
+struct QualitySample {
+  float error = 0.0F;        // of the attention output, relative to exact attention
+  float mass_recall = 0.0F;  // share of the exact attention's mass that lay on the pages read
+};
+
 struct SequenceResult {
   SequenceId sequence;
   std::optional<TokenLogprob> sampled;
@@ -77,6 +84,7 @@ struct SequenceResult {
   std::vector<float> logits;               // [num_tokens, vocab_size] if return_all_logits
   // Of all workers and the request's steps so far; nothing if it reads every page.
   std::optional<PageReads> page_reads;
+  std::vector<QualitySample> quality;  // of this step, where the meter sampled it
   std::optional<Error> error;  // this sequence's step failed; it must be closed, the others go on
 };
 

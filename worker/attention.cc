@@ -147,25 +147,15 @@ void ClearExactMoments(Rank& rank, int32_t layer) {
   }
 }
 
-void StateMergedErrors(Rank& rank, int32_t layer) {
-  const auto num_ranks = static_cast<size_t>(rank.communicator.size());
-  const size_t width = rank.heads.count * static_cast<size_t>(rank.config.head_dim);
-  RankMoments ranks[kMaxStates];
-  StateErrors(
-      rank,
-      layer,
-      rank.heads.count,
-      [&](size_t token) {
-        const auto row = [&](size_t matrix, size_t r) {
-          const ReceivedRows& rows = rank.received[matrix * num_ranks + r];
-          return rows.data + token * rows.stride;
-        };
-        for (size_t r = 0; r < num_ranks; ++r) {
-          ranks[r] = {row(kMatrixO, r), row(kMatrixLse, r), row(kMatrixMoments, r)};
-        }
-        return std::span<const RankMoments>(ranks, num_ranks);
-      },
-      [&](size_t token) { return rank.merged.data() + token * width; });
+// Whether some part's attention in the layer is selective.
+bool StatesErrors(const Rank& rank, int32_t layer) {
+  return rank.batch.is_selective && rank.config.layers[static_cast<size_t>(layer)].window == 0;
+}
+
+// Of a metered part, in the batch.
+size_t LastToken(const Rank& rank, size_t metered) {
+  const Batch::Part& part = rank.batch.parts[rank.quality.parts[metered]];
+  return part.first_token + part.num_tokens - 1;
 }
 
 // A state that is not empty, and its share of the merged one.
@@ -234,6 +224,69 @@ void AppendKv(Rank& rank, int32_t layer) {
   }
 }
 
+namespace {
+
+// What is compared and stated where a rank has all heads itself.
+void JudgeAlone(Rank& rank, int32_t layer) {
+  const auto head_dim = static_cast<size_t>(rank.config.head_dim);
+  const auto qo_heads = static_cast<size_t>(rank.config.num_qo_heads);
+  const size_t width = qo_heads * head_dim;
+  RankMoments own;
+  StateErrors(
+      rank,
+      layer,
+      qo_heads,
+      [&](size_t token) {
+        own = {rank.o.data() + token * width,
+               rank.lse.data() + token * qo_heads,
+               rank.selective.moments.data() + token * qo_heads * MomentFloats(head_dim)};
+        return std::span<const RankMoments>(&own, 1);
+      },
+      [&](size_t token) { return rank.o.data() + token * width; });
+  for (size_t i = 0; i < rank.quality.parts.size(); ++i) {
+    const MeteredState state{rank.quality.o.data() + i * width,
+                             rank.quality.masses.data() + i * qo_heads * 2};
+    CompareWithServed(rank, i, {&state, 1}, qo_heads, rank.o.data() + LastToken(rank, i) * width);
+  }
+}
+
+void JudgeMerged(Rank& rank, int32_t layer, size_t first_metered_matrix) {
+  const auto num_ranks = static_cast<size_t>(rank.communicator.size());
+  const size_t width = rank.heads.count * static_cast<size_t>(rank.config.head_dim);
+  const auto row = [&](size_t matrix, size_t r, size_t index) {
+    const ReceivedRows& rows = rank.received[matrix * num_ranks + r];
+    return rows.data + index * rows.stride;
+  };
+  if (StatesErrors(rank, layer)) {
+    RankMoments ranks[kMaxStates];
+    StateErrors(
+        rank,
+        layer,
+        rank.heads.count,
+        [&](size_t token) {
+          for (size_t r = 0; r < num_ranks; ++r) {
+            ranks[r] = {
+                row(kMatrixO, r, token), row(kMatrixLse, r, token), row(kMatrixMoments, r, token)};
+          }
+          return std::span<const RankMoments>(ranks, num_ranks);
+        },
+        [&](size_t token) { return rank.merged.data() + token * width; });
+  }
+  for (size_t i = 0; i < rank.quality.parts.size(); ++i) {
+    MeteredState states[kMaxStates];
+    for (size_t r = 0; r < num_ranks; ++r) {
+      states[r] = {row(first_metered_matrix, r, i), row(first_metered_matrix + 1, r, i)};
+    }
+    CompareWithServed(rank,
+                      i,
+                      {states, num_ranks},
+                      rank.heads.count,
+                      rank.merged.data() + LastToken(rank, i) * width);
+  }
+}
+
+}  // namespace
+
 Task RunAttention(Rank& rank, int32_t layer, AttentionOutput& output) {
   const RankSpan span(rank, "worker/attention");
   const auto head_dim = static_cast<size_t>(rank.config.head_dim);
@@ -246,51 +299,42 @@ Task RunAttention(Rank& rank, int32_t layer, AttentionOutput& output) {
       rank.FailSequence(part.index, std::move(attended).error());
     }
   }
+  MeterLayer(rank, layer);
   if (rank.communicator.size() == 1) {
     output = {.data = rank.o.data(), .stride = qo_heads * head_dim};
-    RankMoments own;
-    StateErrors(
-        rank,
-        layer,
-        qo_heads,
-        [&](size_t token) {
-          own = {rank.o.data() + token * qo_heads * head_dim,
-                 rank.lse.data() + token * qo_heads,
-                 rank.selective.moments.data() + token * qo_heads * MomentFloats(head_dim)};
-          return std::span<const RankMoments>(&own, 1);
-        },
-        [&](size_t token) { return rank.o.data() + token * qo_heads * head_dim; });
+    JudgeAlone(rank, layer);
     co_return;
   }
-  // 2. Each rank gets all ranks' states of its own heads.
+  // 2. Each rank gets all ranks' states of its own heads, and what is needed to judge them.
   SentColumns sent[kMaxSentMatrices];
-  sent[kMatrixO] = {.data = rank.o.data(),
-                    .rows = rank.num_tokens(),
-                    .stride = qo_heads * head_dim,
-                    .widths = rank.head_widths};
-  sent[kMatrixLse] = {.data = rank.lse.data(),
-                      .rows = rank.num_tokens(),
-                      .stride = qo_heads,
-                      .widths = rank.head_counts};
-  const bool states_errors =
-      rank.batch.is_selective && rank.config.layers[static_cast<size_t>(layer)].window == 0;
-  if (states_errors) {
+  size_t num_sent = 0;
+  const auto send =
+      [&](const float* data, size_t rows, size_t stride, std::span<const size_t> widths) {
+        sent[num_sent++] = {.data = data, .rows = rows, .stride = stride, .widths = widths};
+      };
+  const size_t num_tokens = rank.num_tokens();
+  send(rank.o.data(), num_tokens, qo_heads * head_dim, rank.head_widths);
+  send(rank.lse.data(), num_tokens, qo_heads, rank.head_counts);
+  if (StatesErrors(rank, layer)) {
     ClearExactMoments(rank, layer);
-    sent[kMatrixMoments] = {.data = rank.selective.moments.data(),
-                            .rows = rank.num_tokens(),
-                            .stride = qo_heads * MomentFloats(head_dim),
-                            .widths = rank.moment_widths};
+    send(rank.selective.moments.data(),
+         num_tokens,
+         qo_heads * MomentFloats(head_dim),
+         rank.moment_widths);
+  }
+  const size_t first_metered = num_sent;
+  if (const size_t metered = rank.quality.parts.size(); metered > 0) {
+    send(rank.quality.o.data(), metered, qo_heads * head_dim, rank.head_widths);
+    send(rank.quality.masses.data(), metered, qo_heads * 2, rank.mass_widths);
   }
   co_await rank.communicator.AllToAll(
       rank.stream,
       rank.NextTag(),
-      std::span(sent).first(states_errors ? kMaxSentMatrices : kMatrixMoments),
-      rank.received);
-  // 3. And merges them.
+      std::span(sent).first(num_sent),
+      std::span(rank.received).first(num_sent * static_cast<size_t>(rank.communicator.size())));
+  // 3. And merges and judges them.
   MergeOwnHeads(rank);
-  if (states_errors) {
-    StateMergedErrors(rank, layer);
-  }
+  JudgeMerged(rank, layer, first_metered);
   output = {.data = rank.merged.data(), .stride = rank.heads.count * head_dim};
 }
 

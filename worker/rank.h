@@ -29,6 +29,7 @@
 #include "worker/kv_probe.h"
 #include "worker/model_config.h"
 #include "worker/partition.h"
+#include "worker/quality_meter.h"
 #include "worker/sampler.h"
 #include "worker/selective_scratch.h"
 #include "worker/task.h"
@@ -46,7 +47,8 @@ struct RankParts {
   int num_threads = 1;
   int32_t max_step_tokens = 0;
   int32_t max_step_sequences = 0;
-  KvProbe* probe = nullptr;  // may be null
+  KvProbe* probe = nullptr;    // may be null
+  double quality_share = 0.0;  // of steps and layers that the quality meter samples
 };
 
 // The sequences of a step that take part, their tokens one after the other.
@@ -59,6 +61,7 @@ struct Batch {
     bool wants_logits = false;      // of some of its tokens
     bool observes_queries = false;  // the store is shown them (KvStore::Observe)
     bool is_selective = false;      // KvStore::Selective
+    bool chooses_pages = false;     // it is, or its context's policy has it read some pages
   };
   std::vector<Part> parts;
   bool wants_logits = false;         // some part does
@@ -99,12 +102,14 @@ struct Rank {
   FrameArena frame_arena;
   SamplerScratch sampler_scratch;
   SelectiveScratch selective;
+  QualityMeter quality;
 
   // Slices, fixed.
   std::vector<size_t> qkv_widths;     // [num_ranks]; floats of the q, k and v heads of a rank
   std::vector<size_t> head_counts;    // [num_ranks]; q heads that a rank merges
   std::vector<size_t> head_widths;    // [num_ranks]; floats of them
   std::vector<size_t> moment_widths;  // [num_ranks]; floats of the moments of them
+  std::vector<size_t> mass_widths;    // [num_ranks]; floats of their metered masses
   std::vector<size_t> vocab_widths;   // [num_ranks]
   Range qkv_heads;                    // own, counted over q heads, then k heads, then v heads
   Range heads;                        // own q heads to merge

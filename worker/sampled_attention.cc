@@ -50,13 +50,13 @@ float Dot(const float* a, const float* b, size_t count) {
 // which so many are looked at that it costs less than reading their pages.
 double RelativeSpread(const float* y, size_t count, size_t head_dim) {
   constexpr size_t kMostPages = 48;
-  // The pages are in no order that would matter: their draws decided which they are.
   const size_t used = std::min(count, kMostPages);
+  const auto page = [&](size_t i) { return y + i * count / used * head_dim; };
   double sum = 0.0;
   double trace = 0.0;
   for (size_t i = 0; i < used; ++i) {
     for (size_t j = 0; j <= i; ++j) {
-      const double product = Dot(y + i * head_dim, y + j * head_dim, head_dim);
+      const double product = Dot(page(i), page(j), head_dim);
       sum += (i == j ? 1.0 : 2.0) * product * product;
       trace += i == j ? product : 0.0;
     }

@@ -209,6 +209,19 @@ float EstimateRows(const Rows& rows) {
                            s.errors.begin() + static_cast<ptrdiff_t>(rows.count()));
 }
 
+// What lay on the pages that were read, for the part's last token, which is that of the rows.
+void NoteReadMass(const Rows& rows) {
+  SelectiveScratch& s = rows.scratch();
+  const size_t first = rows.count() - rows.qo_heads();
+  float* read = s.read_lse.data() + rows.part.index * rows.qo_heads();
+  for (size_t head = 0; head < rows.qo_heads(); ++head) {
+    read[head] = s.sure_lse[first + head];
+    for (size_t slot = 0; slot < s.held.size(); ++slot) {
+      read[head] = WeighMerge(read[head], s.held_lse[slot * rows.count() + first + head]).lse;
+    }
+  }
+}
+
 Result<void> AttendAll(const Rows& rows) {
   SelectiveScratch& s = rows.scratch();
   std::copy_n(s.sure_o.data(), rows.count() * rows.head_dim(), rows.params.o);
@@ -220,10 +233,14 @@ Result<void> AttendAll(const Rows& rows) {
   while (true) {
     VARVE_TRY(params.views, cursor->Next());
     if (params.views.empty()) {
-      return {};
+      break;
     }
     Attend(params, rows.rank.scratch, rows.rank.team);
   }
+  std::copy_n(rows.params.lse + rows.count() - rows.qo_heads(),
+              rows.qo_heads(),
+              s.read_lse.data() + rows.part.index * rows.qo_heads());
+  return {};
 }
 
 // How many pages to read next, where `chosen` left an error of `error`.
@@ -254,6 +271,7 @@ Result<int64_t> AttendRows(const Rows& rows) {
     }
     VARVE_RETURN_IF_ERROR(HoldChosen(rows));
     const double error = EstimateRows(rows);
+    NoteReadMass(rows);
     if (error <= rows.options.epsilon || wanted >= budget) {
       return std::ssize(s.held);
     }
@@ -277,6 +295,10 @@ Result<void> AttendSelectively(Rank& rank,
   const SequenceId sequence = part.work->sequence;
   const SelectiveAttention& options = *rank.store.Selective(sequence);
   const SelectablePages selectable = rank.store.Selectable(sequence, layer);
+  const auto heads = static_cast<size_t>(params.num_qo_heads);
+  std::copy_n(params.lse + (part.num_tokens - 1) * heads,
+              heads,
+              rank.selective.read_lse.data() + part.index * heads);
   if (selectable.pages.empty()) {
     return {};
   }

@@ -29,8 +29,10 @@ struct SelectiveScratch {
   std::vector<float> errors;     // [T, num_qo_heads]
   std::vector<std::vector<float>> of_threads;
 
-  // Of the step. [T, num_qo_heads, MomentFloats]; empty until a sequence attends selectively.
+  // Of the layer. [T, num_qo_heads, MomentFloats]; empty until a sequence attends selectively.
   std::vector<float> moments;
+  // [num work, num_qo_heads]: lse of the pages that were read, of each sequence's last token.
+  std::vector<float> read_lse;
 };
 
 }  // namespace varve

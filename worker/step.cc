@@ -20,6 +20,8 @@ void BeginSequences(Rank& rank, const StepJob& job) {
   rank.begin_failures.assign(num_work, 0.0F);
   rank.end_failures.assign(num_work, 0.0F);
   rank.failures.assign(num_work, 0.0F);
+  rank.quality.samples.assign(num_work, {});
+  rank.selective.read_lse.resize(num_work * static_cast<size_t>(rank.config.num_qo_heads));
   for (size_t i = 0; i < num_work; ++i) {
     const SequenceWork& work = *job.work[i];
     Result<void> begun = rank.store.BeginStep(
@@ -64,7 +66,8 @@ void BuildBatch(Rank& rank, const StepJob& job) {
                            .num_tokens = work.tokens.size(),
                            .wants_logits = wants_logits,
                            .observes_queries = observes_queries,
-                           .is_selective = is_selective});
+                           .is_selective = is_selective,
+                           .chooses_pages = rank.store.SelectedReads(work.sequence).has_value()});
     batch.wants_logits = batch.wants_logits || wants_logits;
     batch.observes_queries = batch.observes_queries || observes_queries;
     batch.is_selective = batch.is_selective || is_selective;
