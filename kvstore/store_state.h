@@ -9,9 +9,10 @@
 #include <set>
 #include <vector>
 
-#include "kvstore/host_tier.h"
 #include "kvstore/key_index.h"
+#include "kvstore/memory_tier.h"
 #include "kvstore/page_grid.h"
+#include "kvstore/page_ladder.h"
 #include "kvstore/sealer.h"
 #include "proto/base/ids.h"
 #include "proto/context_manifest.h"
@@ -35,8 +36,13 @@ struct ContextState {
   // [num_layers], of a policy that selects pages; else empty. Sealed pages from the first on, the
   // ingest's as far as there were all before: requests fill the rest.
   std::vector<KeyIndex> key_indexes;
-  uint64_t released_before = 0;  // versions below have been let go
-  HostCharge charge;
+  // Of a policy with a ladder; else null. Sealed pages of global layers, the ingest's, too.
+  std::unique_ptr<PageLadder> ladder;
+  std::array<uint64_t, kNumRungs> page_bytes{};  // of a page of all tokens in each rung's codec
+  bool is_pinned = false;                        // its pages stay hot
+  int64_t last_read_us = 0;                      // a request began a step on it
+  uint64_t released_before = 0;                  // versions below have been let go
+  MemoryCharge charge;
 
   bool in_use() const { return ingest.has_value() || !snapshot_versions.empty(); }
 };
@@ -62,7 +68,7 @@ struct SequenceState {
   WindowPages window_pages;                          // of a request; an ingest's are its context's
   PageReads selected_reads;                          // of a request on a context that selects pages
   std::vector<std::map<int64_t, UnsealedRun>> runs;  // [num_layers] by page
-  HostCharge charge;
+  MemoryCharge charge;
 
   PageKey::Space space() const {
     return is_ingest ? PageKey::Space::kContext : PageKey::Space::kScratch;

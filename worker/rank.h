@@ -28,6 +28,7 @@
 #include "worker/communicator.h"
 #include "worker/kv_probe.h"
 #include "worker/model_config.h"
+#include "worker/page_mass.h"
 #include "worker/partition.h"
 #include "worker/sampler.h"
 #include "worker/task.h"
@@ -57,6 +58,7 @@ struct Batch {
     size_t num_tokens = 0;
     bool wants_logits = false;      // of some of its tokens
     bool observes_queries = false;  // the store is shown them (KvStore::Observe)
+    bool observes_mass = false;     // the store is shown the mass of pages (worker/page_mass.h)
   };
   std::vector<Part> parts;
   bool wants_logits = false;         // some part does
@@ -93,6 +95,7 @@ struct Rank {
   KvProbe* const probe;
   ThreadTeam team;
   AttendScratch scratch;
+  PageMass page_mass;
   FrameArena frame_arena;
   SamplerScratch sampler_scratch;
 

@@ -61,7 +61,9 @@ void BuildBatch(Rank& rank, const StepJob& job) {
                            .first_token = batch.tokens.size(),
                            .num_tokens = work.tokens.size(),
                            .wants_logits = wants_logits,
-                           .observes_queries = observes_queries});
+                           .observes_queries = observes_queries,
+                           .observes_mass = work.tokens.size() <= PageMass::kDecodeTokensMax &&
+                                            rank.store.ObservesMass(work.sequence)});
     batch.wants_logits = batch.wants_logits || wants_logits;
     batch.observes_queries = batch.observes_queries || observes_queries;
     batch.tokens.insert(batch.tokens.end(), work.tokens.begin(), work.tokens.end());
