@@ -29,6 +29,11 @@ Json UsageObject(const CompletionUsage& usage) {
   if (usage.page_reads) {
     object["pages_read"] = usage.page_reads->read;
     object["pages_total"] = usage.page_reads->total;
+    if (usage.page_reads->error_bound) {
+      // Infinite, which JSON cannot say, is null: too few pages were read to know.
+      object["attention_error_bound"] = *usage.page_reads->error_bound;
+      object["missed_mass_estimate"] = usage.page_reads->mean_missed_mass();
+    }
   }
   return object;
 }

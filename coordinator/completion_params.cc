@@ -18,6 +18,10 @@ constexpr int64_t kMaxInt = std::numeric_limits<int64_t>::max();
 constexpr size_t kMaxStops = 4;
 constexpr size_t kMaxStopBytes = 1024;
 constexpr int32_t kMaxTopLogprobs = 20;
+constexpr double kSmallestEpsilon = 1e-4;
+constexpr double kSmallestDelta = 1e-6;
+constexpr double kLargestDelta = 0.5;
+constexpr int64_t kMostBudgetTokens = int64_t{1} << 40;
 
 // Token ids into *tokens. False if the array has anything else in it.
 bool ReadTokens(const Json& array, std::vector<int32_t>* tokens) {
@@ -169,20 +173,22 @@ void ReadKv(RequestFields* fields, CompletionParams* params) {
   RequestFields kv(object, "kv.");
   const std::optional<std::string> attention = kv.String("attention");
   params->reads_every_page = attention == "exact";
-  if (attention == "selective") {
+  if (attention && attention != "exact" && attention != "select") {
     kv.Fail("attention",
-            "cannot be \"selective\": a request chooses pages if its context was ingested with "
-            "\"tokens\": \"clusterkv\"; \"exact\" reads every page",
-            ErrorCode::kUnsupported);
-  } else if (attention && attention != "exact") {
-    kv.Fail("attention", "must be \"exact\"");
+            "must be \"exact\" (every page is read) or \"select\" (pages are read until the error "
+            "is below \"epsilon\")");
   }
-  for (const char* name : {"epsilon", "delta", "budget_tokens"}) {
-    if (kv.Any(name) != nullptr) {
-      kv.Fail(name,
-              "belongs to selective attention with a stated error, which this server does not have "
-              "yet; \"exact\" attention reads every page",
-              ErrorCode::kUnsupported);
+  if (attention == "select") {
+    SelectiveAttention& selective = params->selective.emplace();
+    selective.epsilon = kv.Number("epsilon", kSmallestEpsilon, 1.0).value_or(selective.epsilon);
+    selective.delta = kv.Number("delta", kSmallestDelta, kLargestDelta).value_or(selective.delta);
+    selective.budget_tokens =
+        kv.Integer("budget_tokens", 1, kMostBudgetTokens).value_or(selective.budget_tokens);
+  } else {
+    for (const char* name : {"epsilon", "delta", "budget_tokens"}) {
+      if (kv.Any(name) != nullptr) {
+        kv.Fail(name, "needs \"attention\": \"select\"");
+      }
     }
   }
   for (const char* name : {"codec", "tokens", "keep"}) {

@@ -11,6 +11,7 @@
 #include "coordinator/openai_error.h"
 #include "coordinator/text_model.h"
 #include "proto/step_plan.h"
+#include "proto/worker_group.h"
 
 namespace varve {
 
@@ -26,6 +27,8 @@ struct CompletionParams {
 
   std::string context;            // empty: none
   bool reads_every_page = false;  // of the context, also where requests on it select pages
+  std::optional<SelectiveAttention>
+      selective;  // how it attends to the context; its seed is not set
   std::optional<int64_t> max_tokens;
   SamplingParams sampling;  // the seed only if seed_given
   bool seed_given = false;

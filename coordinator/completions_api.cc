@@ -253,6 +253,11 @@ std::optional<ApiError> CompletionsApi::Prepare(CompletionKind kind,
   }
   generation->num_top_logprobs = params->num_top_logprobs;
   generation->reads_every_page = params->reads_every_page;
+  generation->selective = params->selective;
+  if (params->seed_given && generation->selective) {
+    // Without a seed the sample is the same each time, so that a request at temperature 0 is.
+    generation->selective->seed = params->sampling.seed;
+  }
   generation->stop = std::move(params->stop);
   generation->ignore_eos = params->ignore_eos;
   return std::nullopt;

@@ -228,6 +228,18 @@ void Engine::Deliver(const StepPlan& plan, StepResult result) {
   }
 }
 
+void Engine::CountQuality(const GenerationRequest& request,
+                          std::span<const QualitySample> samples) {
+  if (samples.empty()) {
+    return;
+  }
+  const KvPolicy& policy = request.context.policy();
+  const std::string chosen_by = request.selective ? "select" : policy.tokens;
+  for (const QualitySample& sample : samples) {
+    metrics_->ObserveQuality(policy.codec, chosen_by, sample.error, sample.mass_recall);
+  }
+}
+
 void Engine::DeliverToRequest(const SequenceWork& work, SequenceResult result) {
   const auto it = std::find_if(running_.begin(), running_.end(), [&](const auto& running) {
     return running->sequence() == work.sequence;
@@ -244,6 +256,7 @@ void Engine::DeliverToRequest(const SequenceWork& work, SequenceResult result) {
     metrics_->CountPrefillTokens(Metrics::Prefill::kRequest, num_tokens);
   }
   generation.Computed(num_tokens);
+  CountQuality(generation.request(), result.quality);
   if (!work.sample) {
     return;
   }
@@ -262,6 +275,10 @@ void Engine::DeliverToRequest(const SequenceWork& work, SequenceResult result) {
     return;
   }
   // The sequence is closed and counted before the client can know that its answer is complete.
+  if (event.page_reads && event.page_reads->error_bound) {
+    metrics_->ObserveSelectiveAttention(*event.page_reads->error_bound,
+                                        event.page_reads->mean_missed_mass());
+  }
   metrics_->CountFinishedRequest(*event.finish == FinishReason::kStop ? "stop" : "length",
                                  1e-6 * static_cast<double>(now_us - generation.submitted_us()));
   CloseSequence(generation.sequence());

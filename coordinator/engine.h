@@ -22,6 +22,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -96,6 +97,7 @@ class Engine {
   void FeedIngests();
   void RunStep();
   void Deliver(const StepPlan& plan, StepResult result);
+  void CountQuality(const GenerationRequest& request, std::span<const QualitySample> samples);
   void DeliverToRequest(const SequenceWork& work, SequenceResult result);
   void CommitIngests();
   // False if the run ended.

@@ -104,6 +104,7 @@ void Engine::AdmitWaiting() {
       options.base_tokens = request.context.num_tokens();
       options.policy = request.context.policy();
       options.reads_every_page = request.reads_every_page;
+      options.selective = request.selective;
     }
     const SequenceId sequence{++next_sequence_};
     if (const Result<void> opened = workers_->OpenSequence(sequence, options); !opened) {

@@ -21,6 +21,11 @@ using Buckets = prometheus::Histogram::BucketBoundaries;
 const Buckets kLatencyBuckets =
     {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300};
 
+// Relative errors and shares.
+const Buckets kShareBuckets = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1};
+// Shares of which most are near 1.
+const Buckets kRecallBuckets = {0.01, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1};
+
 prometheus::ClientMetric Sample(const Labels& common,
                                 Labels labels,
                                 double value,
@@ -187,9 +192,11 @@ struct Metrics::Impl {
   prometheus::Gauge& OneGauge(const char* name, const char* help) {
     return prometheus::BuildGauge().Name(name).Help(help).Labels(common).Register(registry).Add({});
   }
-  prometheus::Histogram& OneHistogram(const char* name, const char* help) {
+  prometheus::Histogram& OneHistogram(const char* name,
+                                      const char* help,
+                                      const Buckets& buckets = kLatencyBuckets) {
     return prometheus::BuildHistogram().Name(name).Help(help).Labels(common).Register(registry).Add(
-        {}, kLatencyBuckets);
+        {}, buckets);
   }
 
   WorkerGroup* const workers;
@@ -208,6 +215,26 @@ struct Metrics::Impl {
   prometheus::Histogram& e2e =
       OneHistogram("varve_e2e_request_latency_seconds", "From submission to the last token");
   prometheus::Histogram& step = OneHistogram("varve_step_seconds", "One step of all workers");
+  prometheus::Histogram& error_bound =
+      OneHistogram("varve_attention_error_bound",
+                   "Largest relative error of an attention output that a selective request states",
+                   kShareBuckets);
+  prometheus::Histogram& missed_mass =
+      OneHistogram("varve_attention_missed_mass",
+                   "Mean share of attention on pages that a selective request did not read",
+                   kShareBuckets);
+  prometheus::Family<prometheus::Histogram>& sampled_error =
+      prometheus::BuildHistogram()
+          .Name("varve_sampled_attention_error")
+          .Help("Relative error of sampled attention outputs against exact attention")
+          .Labels(common)
+          .Register(registry);
+  prometheus::Family<prometheus::Histogram>& sampled_recall =
+      prometheus::BuildHistogram()
+          .Name("varve_sampled_mass_recall")
+          .Help("Share of the exact attention, in sampled outputs, on pages that were read")
+          .Labels(common)
+          .Register(registry);
   prometheus::Counter& prompt_tokens =
       Counters("varve_prompt_tokens_total", "Prompt tokens, those of the context included").Add({});
   prometheus::Counter& cached_prompt_tokens =
@@ -258,6 +285,20 @@ void Metrics::ObserveFirstToken(double seconds_since_submit) {
 void Metrics::ObserveInterToken(double seconds) {
   impl_->inter_token.Observe(seconds);
   impl_->generation_tokens.Increment();
+}
+
+void Metrics::ObserveSelectiveAttention(double error_bound, double missed_mass) {
+  impl_->error_bound.Observe(error_bound);
+  impl_->missed_mass.Observe(missed_mass);
+}
+
+void Metrics::ObserveQuality(const std::string& codec,
+                             const std::string& policy,
+                             double error,
+                             double mass_recall) {
+  const Labels labels = {{"codec", codec}, {"policy", policy}};
+  impl_->sampled_error.Add(labels, kShareBuckets).Observe(error);
+  impl_->sampled_recall.Add(labels, kRecallBuckets).Observe(mass_recall);
 }
 
 void Metrics::CountFinishedRequest(std::string_view finished_reason, double e2e_seconds) {

@@ -28,6 +28,16 @@ class Metrics {
   // The first token of a request also counts as a generated one, as does every later one.
   void ObserveFirstToken(double seconds_since_submit);
   void ObserveInterToken(double seconds);
+  // Of one request: the largest error that it states, and the mean share of attention that lay on
+  // pages that it did not read.
+  void ObserveSelectiveAttention(double error_bound, double missed_mass);
+  // What the quality meter saw of a request on a context of this codec, whose pages were chosen by
+  // this policy: the error of an attention output relative to exact attention, and the share of the
+  // exact attention that lay on the pages read.
+  void ObserveQuality(const std::string& codec,
+                      const std::string& policy,
+                      double error,
+                      double mass_recall);
   void CountFinishedRequest(std::string_view finished_reason, double e2e_seconds);
   // "abort": the client went away. Otherwise the name of the error code.
   void CountFailedRequest(std::string_view reason);

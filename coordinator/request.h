@@ -10,6 +10,7 @@
 #include "coordinator/context_catalog.h"
 #include "proto/base/result.h"
 #include "proto/step_plan.h"
+#include "proto/worker_group.h"
 
 namespace varve {
 
@@ -38,7 +39,8 @@ struct GenerationRequest {
   std::vector<int32_t> prompt;    // behind the context, if there is one; not empty
   ContextLease context;           // empty: none
   bool reads_every_page = false;  // of the context, also where requests on it select pages
-  int64_t max_tokens = 16;        // at least 1
+  std::optional<SelectiveAttention> selective;  // how it attends to the context
+  int64_t max_tokens = 16;                      // at least 1
   SamplingParams sampling;
   int32_t num_top_logprobs = 0;
   std::vector<std::string> stop;

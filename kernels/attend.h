@@ -28,6 +28,10 @@ struct KvView {
       nullptr;                           // [num_kv_heads, num_tokens], offsets from first_position
   const float* token_weights = nullptr;  // [num_kv_heads, num_tokens]
 
+  // A run of keys alone (codec/row_block.h): for calls without `o`. Codecs that code each row by
+  // itself only: int8, int4..2, rot4..2.
+  bool keys_only = false;
+
   RunContext context() const {
     return {tables, rope, first_position, token_indices, num_tokens, first_token};
   }
@@ -49,13 +53,16 @@ struct AttendParams {
   std::span<const KvView> views;       // in page order; positions beyond a query's own are masked
 
   // In and out: the state so far, into which the views are merged. Start with o = 0, lse =
-  // -infinity.
+  // -infinity. o null: only lse_per_view is wanted, and values are not read.
   float* o = nullptr;    // [num_queries, num_qo_heads, head_dim], dense
   float* lse = nullptr;  // [num_queries, num_qo_heads]
 
   // Optional: the lse of each view alone (observed attention mass per page). [num_views,
   // num_queries, num_qo_heads]
   float* lse_per_view = nullptr;
+  // Optional, with lse_per_view: the o of each view alone, too. Views are then not merged: o and
+  // lse stay as they are. [num_views, num_queries, num_qo_heads, head_dim]
+  float* o_per_view = nullptr;
 };
 
 // How far o and lse may be from exact attention over the decoded runs, absolutely and relative to

@@ -130,6 +130,7 @@ Result<void> KvStoreImpl::OpenPrivate(SequenceState& state, const OpenSequenceOp
     state.model_hash = context.committed.model_hash;
     state.base_tokens = options.base_tokens;
     state.reads_every_page = options.reads_every_page;
+    state.selective = options.selective;
     state.base_length = context.committed.num_tokens;
     state.base_version = context.committed.version;
   } else if (options.base_tokens != 0) {
@@ -243,6 +244,7 @@ Result<void> KvStoreImpl::TryBeginStep(SequenceState& state, int64_t end_page) {
   // Room must remain to read pages back, two at a time, or the step could fail half-way.
   const uint64_t keep_free = disk_ == nullptr ? 0 : 2 * sealer_.WorkspaceBytes(state.policy);
   VARVE_RETURN_IF_ERROR(FillKeyIndexes(state, keep_free));
+  VARVE_RETURN_IF_ERROR(FillKeySketches(state, keep_free));
   VARVE_RETURN_IF_ERROR(ReserveRuns(state, end_page, keep_free));
   VARVE_RETURN_IF_ERROR(ReserveKeyIndexes(state, end_page, keep_free));
   return ReserveLadder(state, end_page, keep_free);
@@ -356,6 +358,10 @@ std::unique_ptr<PageCursor> KvStoreImpl::Read(SequenceId sequence,
       window(layer) == 0 ? 0 : std::max<int64_t>(0, first_query - window(layer) + 1);
   std::vector<PageSegment> segments;
   AddBaseSegments(state, low, segments);
+  if (const PageRange selectable = SelectableRange(state, layer);
+      selectable.first < selectable.end) {
+    LeaveOut(selectable, segments);
+  }
   if (q != nullptr && Selects(state) && window(layer) == 0) {
     SelectPages(state, layer, {q, q_stride, last_query - first_query + 1}, segments);
   }

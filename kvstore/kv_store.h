@@ -26,6 +26,7 @@
 #include "kernels/attend.h"
 #include "kvstore/disk_tier.h"
 #include "kvstore/kv_geometry.h"
+#include "kvstore/page_chooser.h"
 #include "proto/base/ids.h"
 #include "proto/base/result.h"
 #include "proto/context_manifest.h"
@@ -43,6 +44,13 @@ struct KvStoreOptions {
   uint64_t device_budget_bytes = 0;
   // Of one core, that encoding pages anew may take on average.
   double demotion_cpu_share = 0.1;
+};
+
+// What selective attention may leave out of a layer.
+struct SelectablePages {
+  // Owned sealed pages of the context behind its sinks, ascending.
+  std::vector<int64_t> pages;
+  int64_t budget = 0;  // this worker's share of the most that a step reads of them
 };
 
 // Walks the pages of one (sequence, layer) in page order. "One way to read a page": checks, fetches
@@ -76,7 +84,8 @@ class KvStore {
   // Makes room for num_tokens tokens at first_position (which must be the sequence's length) in
   // every layer, so that the step cannot fail half-way: kBudgetExceeded, kConflict (wrong position)
   // or kNotFound here, before anything is computed. The first step of a request on a context that
-  // selects pages and was recovered reads all its sealed pages once, with PageCursor's errors.
+  // selects pages and was recovered, and the first one of a request whose attention is selective,
+  // read all sealed pages once, with PageCursor's errors.
   virtual Result<void> BeginStep(SequenceId sequence,
                                  int64_t first_position,
                                  int32_t num_tokens) = 0;
@@ -103,7 +112,8 @@ class KvStore {
   // The owned pages of `layer` that queries at positions [first_query, last_query] may see, the
   // tokens appended in this step included. Of a context whose policy selects pages, a request that
   // does not want every page gets those sealed ones that its queries choose
-  // (kvstore/page_chooser.h). q: as for Observe; null: not known, every page is read.
+  // (kvstore/page_chooser.h). q: as for Observe; null: not known, every page is read. A request
+  // whose attention is selective gets what it may not leave out.
   virtual std::unique_ptr<PageCursor> Read(SequenceId sequence,
                                            int32_t layer,
                                            int64_t first_query,
@@ -114,11 +124,33 @@ class KvStore {
   // request on a context with a ladder. Of such a sequence, each layer of a step may then be shown.
   virtual bool ObservesMass(SequenceId sequence) const = 0;
   // pages: as PageCursor::pages(), of all views of a layer; shares: what part of the attention over
-  // this store's pages each had, in [0, 1].
+  // this store's pages each had, or an estimate in proportion to it.
   virtual void ObserveMass(SequenceId sequence,
                            int32_t layer,
                            std::span<const int64_t> pages,
                            std::span<const float> shares) = 0;
+  // Selective attention: the caller decides which pages of the context are read, by estimates of
+  // the attention that each would get. Null: the sequence's attention is not selective; the same on
+  // every worker.
+  virtual const SelectiveAttention* Selective(SequenceId sequence) const = 0;
+  // None in sliding-window layers. Read leaves these pages out for sequences whose attention is
+  // selective.
+  virtual SelectablePages Selectable(SequenceId sequence, int32_t layer) const = 0;
+  // Estimates of the lse of each selectable page for each query and head (kvstore/key_sketch.h).
+  // lse: [pages, queries.num_tokens, num_qo_heads].
+  virtual void EstimatePages(SequenceId sequence,
+                             int32_t layer,
+                             const StepQueries& queries,
+                             AttendScratch& scratch,
+                             ThreadTeam& team,
+                             float* lse) = 0;
+  // Some of the selectable pages, ascending.
+  virtual std::unique_ptr<PageCursor> ReadPages(SequenceId sequence,
+                                                int32_t layer,
+                                                std::vector<int64_t> pages) = 0;
+  // Adds what a step read in a layer, and what it states of its error.
+  virtual void NoteReads(SequenceId sequence, const PageReads& reads) = 0;
+
   // Since it was opened; nothing unless it is a request that chooses pages.
   virtual std::optional<PageReads> SelectedReads(SequenceId sequence) const = 0;
   // The step is over: the sequence is num_tokens longer. Seals what became old, drops what no

@@ -1,7 +1,8 @@
 // The store behind KvStore::Open. kv_store.cc runs the steps, kv_store_queries.cc watches the
-// queries, kv_store_selection.cc has requests choose pages, kv_store_ladder.cc moves pages down,
-// kv_store_pages.cc makes and seals pages and lets go of them, kv_store_contexts.cc keeps the
-// contexts, kv_store_report.cc answers questions about all of it.
+// queries, kv_store_selection.cc has requests choose pages, kv_store_sketches.cc tells selective
+// attention what it may choose from, kv_store_ladder.cc moves pages down, kv_store_pages.cc makes
+// and seals pages and lets go of them, kv_store_contexts.cc keeps the contexts, kv_store_report.cc
+// answers questions about all of it.
 #pragma once
 
 #include <memory>
@@ -47,6 +48,18 @@ class KvStoreImpl final : public KvStore {
                                    int64_t last_query,
                                    const float* q,
                                    size_t q_stride) override;
+  const SelectiveAttention* Selective(SequenceId sequence) const override;
+  SelectablePages Selectable(SequenceId sequence, int32_t layer) const override;
+  void EstimatePages(SequenceId sequence,
+                     int32_t layer,
+                     const StepQueries& queries,
+                     AttendScratch& scratch,
+                     ThreadTeam& team,
+                     float* lse) override;
+  std::unique_ptr<PageCursor> ReadPages(SequenceId sequence,
+                                        int32_t layer,
+                                        std::vector<int64_t> pages) override;
+  void NoteReads(SequenceId sequence, const PageReads& reads) override;
   std::optional<PageReads> SelectedReads(SequenceId sequence) const override;
   bool ObservesMass(SequenceId sequence) const override;
   void ObserveMass(SequenceId sequence,
@@ -112,7 +125,7 @@ class KvStoreImpl final : public KvStore {
   // Whether the sequence is a request that chooses pages of its context.
   static bool Selects(const SequenceState& state) {
     return state.context != nullptr && !state.is_ingest && !state.reads_every_page &&
-           state.context->policy.selects_pages;
+           !state.selective && state.context->policy.selects_pages;
   }
   // Room for the centroids that an ingest adds when the pages below end_page are sealed.
   Result<void> ReserveKeyIndexes(const SequenceState& state, int64_t end_page, uint64_t keep_free);
@@ -129,6 +142,24 @@ class KvStoreImpl final : public KvStore {
                    int32_t layer,
                    const StepQueries& queries,
                    std::span<PageSegment> segments);
+
+  // Selective attention (kv_store_sketches.cc).
+  //
+  // The sealed pages of the context that a request reads, of a global layer.
+  PageSegment BaseSealed(const SequenceState& state) const;
+  // Which of them may be left out: [first, end) of the owned ones, counted from the first on.
+  struct PageRange {
+    int64_t first = 0;
+    int64_t end = 0;
+  };
+  PageRange SelectableRange(const SequenceState& state, int32_t layer) const;
+  static void LeaveOut(const PageRange& selectable, std::span<PageSegment> segments);
+  // Reads what is not there of the sketches of pages that a request may leave out.
+  Result<void> FillKeySketches(SequenceState& state, uint64_t keep_free);
+  Result<void> FillKeySketch(const PageSegment& sealed,
+                             int32_t layer,
+                             uint64_t keep_free,
+                             KeySketch& sketch);
 
   // The ladder (kv_store_ladder.cc).
   struct PlannedDemotion {

@@ -113,7 +113,7 @@ void KvStoreImpl::SelectPages(SequenceState& state,
 
 std::optional<PageReads> KvStoreImpl::SelectedReads(SequenceId sequence) const {
   const auto found = sequences_.find(sequence);
-  if (found == sequences_.end() || !Selects(found->second)) {
+  if (found == sequences_.end() || !(Selects(found->second) || found->second.selective)) {
     return std::nullopt;
   }
   return found->second.selected_reads;

@@ -302,6 +302,24 @@ std::vector<std::byte> Sealer::WriteTail(const ResolvedPolicy& policy,
   return std::move(writer).Finish();
 }
 
+std::span<float> Sealer::DecodeKeys(std::span<const KvView> views) {
+  size_t row = 0;
+  for (const KvView& view : views) {
+    const Codec& codec = *FindCodec(view.codec).value();
+    const auto tokens = static_cast<size_t>(view.num_tokens);
+    VARVE_CHECK((row + tokens) * TokenFloats() <= k_.size());
+    codec.Decode(ShapeOf(view.token_capacity),
+                 view.first_token,
+                 view.num_tokens,
+                 view.encoded,
+                 view.context(),
+                 k_.data() + row * TokenFloats(),
+                 v_.data() + row * TokenFloats());
+    row += tokens;
+  }
+  return std::span(k_).first(row * TokenFloats());
+}
+
 void Sealer::ReadTail(const ResolvedPolicy& policy, const PageRecord& record, UnsealedRun& run) {
   for (const PageRun& part : record.runs) {
     part.codec->Decode(

@@ -13,6 +13,7 @@
 #include <optional>
 #include <vector>
 
+#include "kernels/attend.h"
 #include "kernels/codec/codec.h"
 #include "kvstore/kv_geometry.h"
 #include "kvstore/memory_tier.h"
@@ -41,6 +42,10 @@ class Sealer {
   uint64_t WorkspaceBytes(const ResolvedPolicy& policy) const;
   void Reserve(const ResolvedPolicy& policy);
 
+  // Of the keys, or the values, of one token.
+  size_t TokenFloats() const {
+    return static_cast<size_t>(geometry_.num_kv_heads) * static_cast<size_t>(geometry_.head_dim);
+  }
   RunShape ShapeOf(int32_t token_capacity) const {
     return {geometry_.num_kv_heads, geometry_.head_dim, token_capacity};
   }
@@ -87,6 +92,10 @@ class Sealer {
   std::vector<std::byte> WriteTail(const ResolvedPolicy& policy,
                                    const PageIdentity& identity,
                                    const UnsealedRun& run);
+  // The keys of a sealed page's views, of all tokens that it has, one view after the other:
+  // [num_tokens, num_kv_heads, head_dim], in the workspace. The page's policy must have been
+  // reserved.
+  std::span<float> DecodeKeys(std::span<const KvView> views);
   // Fills `run` (whose bytes have their size) from the runs of a parsed tail record.
   void ReadTail(const ResolvedPolicy& policy, const PageRecord& record, UnsealedRun& run);
 
@@ -114,12 +123,23 @@ class Sealer {
                  const int32_t* token_indices,
                  int32_t row,
                  std::span<std::byte> out);
+  // Of a record that goes down a rung, and the run that each is about; null: all of them.
+  struct DemotedSections {
+    std::vector<Section> sections;
+    std::vector<const PageRun*> runs;
+  };
+  DemotedSections SectionsOf(const ResolvedPolicy& policy,
+                             const Codec& from,
+                             const Codec& to,
+                             const PageRecord& record) const;
+  Result<void> CopyRun(const PageRecord& record,
+                       const PageRun& run,
+                       const Section& section,
+                       int32_t row,
+                       std::span<std::byte> out);
   void BoundKeys(int32_t num_tokens, std::span<std::byte> out) const;
   // Bounds or centroids of the first num_tokens keys of k_, into a section.
   void SummariseKeys(SectionKind kind, int32_t num_tokens, std::span<std::byte> out);
-  size_t TokenFloats() const {
-    return static_cast<size_t>(geometry_.num_kv_heads) * static_cast<size_t>(geometry_.head_dim);
-  }
 
   KvGeometry geometry_;
   PagePruner pruner_;

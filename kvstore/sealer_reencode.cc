@@ -64,6 +64,66 @@ std::optional<Rung> Sealer::RungOf(const ResolvedPolicy& policy,
   return found;
 }
 
+// The same runs, those in the codec of the rung that it leaves in that of the rung it goes to.
+Sealer::DemotedSections Sealer::SectionsOf(const ResolvedPolicy& policy,
+                                           const Codec& from,
+                                           const Codec& to,
+                                           const PageRecord& record) const {
+  const PageIdentity& identity = record.identity;
+  const uint16_t layer = identity.key.first_layer;
+  const bool has_sinks = NumSinks(policy, identity) > 0;
+  DemotedSections demoted;
+  const auto add = [&](const Section& section, const PageRun* run) {
+    demoted.sections.push_back(section);
+    demoted.runs.push_back(run);
+  };
+  for (const PageRun& run : record.runs) {
+    const bool stays = (has_sinks && &run == &record.runs[0]) || run.codec != &from;
+    const Codec& codec = stays ? *run.codec : to;
+    const auto row = static_cast<uint32_t>(demoted.sections.size());
+    const CodecTables* tables = ContextOf(codec, layer, 0).tables;
+    const Section encoded =
+        RunSection(codec, identity, layer, run.first_token, run.num_tokens, tables);
+    add(encoded, &run);
+    if (run.token_indices != nullptr) {
+      add(TokenIndicesSection(identity, encoded, row), &run);
+    }
+    if (run.token_weights != nullptr) {
+      add(TokenWeightsSection(identity, encoded, row), &run);
+    }
+  }
+  if (!record.key_min_max.empty()) {
+    add(KeyMinMaxSection(identity, layer), nullptr);
+  }
+  if (!record.key_centroids.empty()) {
+    add(KeyCentroidsSection(identity, layer), nullptr);
+  }
+  return demoted;
+}
+
+// Decodes a run into row `row` of k_ and v_; encodes it again if its section has another codec.
+Result<void> Sealer::CopyRun(const PageRecord& record,
+                             const PageRun& run,
+                             const Section& section,
+                             int32_t row,
+                             std::span<std::byte> out) {
+  VARVE_TRY(const RunContext context, ContextOf(record, run));
+  const size_t at = static_cast<size_t>(row) * TokenFloats();
+  run.codec->Decode(ShapeOf(run.token_capacity),
+                    0,
+                    run.num_tokens,
+                    run.encoded,
+                    context,
+                    k_.data() + at,
+                    v_.data() + at);
+  if (section.codec == run.codec->id()) {
+    std::memcpy(out.data(), run.encoded.data(), out.size());
+  } else {
+    EncodeRun(record.identity, section, run.token_indices, row, out);
+  }
+  return {};
+}
+
 Result<std::vector<std::byte>> Sealer::Reencode(const ResolvedPolicy& policy,
                                                 Rung rung,
                                                 const PageRecord& record,
@@ -73,79 +133,31 @@ Result<std::vector<std::byte>> Sealer::Reencode(const ResolvedPolicy& policy,
   if (!from || *from >= policy.EncodedAs(rung)) {
     return std::vector<std::byte>();
   }
-  // 1. The same runs, those of the rung it leaves in the codec of the one it goes to.
-  const PageIdentity& identity = record.identity;
-  const uint16_t layer = identity.key.first_layer;
-  const bool has_sinks = NumSinks(policy, identity) > 0;
-  std::vector<Section> sections;
-  std::vector<const PageRun*> run_of;  // [sections]
-  const auto add = [&](const Section& section, const PageRun* run) {
-    sections.push_back(section);
-    run_of.push_back(run);
-  };
-  for (const PageRun& run : record.runs) {
-    const bool stays =
-        (has_sinks && &run == &record.runs[0]) || run.codec != &policy.CodecOf(*from);
-    const Codec& codec = stays ? *run.codec : policy.CodecOf(rung);
-    const auto row = static_cast<uint32_t>(sections.size());
-    add(RunSection(codec,
-                   identity,
-                   layer,
-                   run.first_token,
-                   run.num_tokens,
-                   ContextOf(codec, layer, 0).tables),
-        &run);
-    if (run.token_indices != nullptr) {
-      const Section encoded = sections.back();
-      add(TokenIndicesSection(identity, encoded, row), &run);
-      if (run.token_weights != nullptr) {
-        add(TokenWeightsSection(identity, encoded, row), &run);
-      }
-    }
-  }
-  if (!record.key_min_max.empty()) {
-    add(KeyMinMaxSection(identity, layer), nullptr);
-  }
-  if (!record.key_centroids.empty()) {
-    add(KeyCentroidsSection(identity, layer), nullptr);
-  }
-  if (PageRecordBytes(sections) >= record_bytes) {
+  const DemotedSections demoted =
+      SectionsOf(policy, policy.CodecOf(*from), policy.CodecOf(rung), record);
+  if (PageRecordBytes(demoted.sections) >= record_bytes) {
     return std::vector<std::byte>();
   }
-  // 2. Every run is decoded, for the summaries are those of all keys; few are encoded again.
-  PageRecordWriter writer(identity, sections);
+  // Every run is decoded, for the summaries are those of all keys; few are encoded again.
+  PageRecordWriter writer(record.identity, demoted.sections);
   int32_t row = 0;  // of k_ and v_
-  for (size_t i = 0; i < sections.size(); ++i) {
+  for (size_t i = 0; i < demoted.sections.size(); ++i) {
     const std::span<std::byte> out = writer.section(i);
-    switch (sections[i].kind) {
-      case SectionKind::kRun: {
-        const PageRun& run = *run_of[i];
-        VARVE_TRY(const RunContext context, ContextOf(record, run));
-        const size_t at = static_cast<size_t>(row) * TokenFloats();
-        run.codec->Decode(ShapeOf(run.token_capacity),
-                          0,
-                          run.num_tokens,
-                          run.encoded,
-                          context,
-                          k_.data() + at,
-                          v_.data() + at);
-        if (sections[i].codec == run.codec->id()) {
-          std::memcpy(out.data(), run.encoded.data(), out.size());
-        } else {
-          EncodeRun(identity, sections[i], run.token_indices, row, out);
-        }
-        row += run.num_tokens;
+    const PageRun* run = demoted.runs[i];
+    switch (demoted.sections[i].kind) {
+      case SectionKind::kRun:
+        VARVE_RETURN_IF_ERROR(CopyRun(record, *run, demoted.sections[i], row, out));
+        row += run->num_tokens;
         break;
-      }
       case SectionKind::kTokenIndices:
-        std::memcpy(out.data(), run_of[i]->token_indices, out.size());
+        std::memcpy(out.data(), run->token_indices, out.size());
         break;
       case SectionKind::kTokenWeights:
-        std::memcpy(out.data(), run_of[i]->token_weights, out.size());
+        std::memcpy(out.data(), run->token_weights, out.size());
         break;
       case SectionKind::kKeyMinMax:
       case SectionKind::kKeyCentroids:
-        SummariseKeys(sections[i].kind, row, out);
+        SummariseKeys(demoted.sections[i].kind, row, out);
         break;
     }
   }

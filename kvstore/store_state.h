@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kvstore/key_index.h"
+#include "kvstore/key_sketch.h"
 #include "kvstore/memory_tier.h"
 #include "kvstore/page_grid.h"
 #include "kvstore/page_ladder.h"
@@ -41,7 +42,9 @@ struct ContextState {
   std::array<uint64_t, kNumRungs> page_bytes{};  // of a page of all tokens in each rung's codec
   bool is_pinned = false;                        // its pages stay hot
   int64_t last_read_us = 0;                      // a request began a step on it
-  uint64_t released_before = 0;                  // versions below have been let go
+  // [num_layers] once a request attended selectively, else empty: what it ranks pages by.
+  std::vector<KeySketch> key_sketches;
+  uint64_t released_before = 0;  // versions below have been let go
   MemoryCharge charge;
 
   bool in_use() const { return ingest.has_value() || !snapshot_versions.empty(); }
@@ -59,6 +62,7 @@ struct SequenceState {
   // base_version.
   int64_t base_tokens = 0;
   bool reads_every_page = false;
+  std::optional<SelectiveAttention> selective;
   int64_t base_length = 0;
   uint64_t base_version = 0;
 

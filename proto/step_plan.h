@@ -2,6 +2,7 @@
 // token, a prefill chunk is a sequence with many: there is one step function for both.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -45,8 +46,35 @@ struct TokenLogprob {
 struct PageReads {
   int64_t read = 0;
   int64_t total = 0;
+  // With selective attention, which states what it cost. The largest relative error of an attention
+  // output, over steps, layers and heads; each is exceeded with a probability of delta.
+  std::optional<float> error_bound;
+  // Shares of attention mass on pages that were not read, added up over `num_missed_masses` rows of
+  // steps, layers and heads.
+  double missed_mass = 0;
+  int64_t num_missed_masses = 0;
+
+  double mean_missed_mass() const {
+    return num_missed_masses == 0 ? 0.0 : missed_mass / static_cast<double>(num_missed_masses);
+  }
+  void Add(const PageReads& other) {
+    read += other.read;
+    total += other.total;
+    if (other.error_bound) {
+      error_bound = std::max(error_bound.value_or(0.0F), *other.error_bound);
+    }
+    missed_mass += other.missed_mass;
+    num_missed_masses += other.num_missed_masses;
+  }
 
   bool operator==(const PageReads&) const = default;
+};
+
+// What the quality meter saw of one head of one layer in one step of a request that read some of
+// its context's pages (worker/quality_meter.h).
+struct QualitySample {
+  float error = 0.0F;        // of the attention output, relative to exact attention
+  float mass_recall = 0.0F;  // share of the exact attention's mass that lay on the pages read
 };
 
 struct SequenceResult {
@@ -56,6 +84,7 @@ struct SequenceResult {
   std::vector<float> logits;               // [num_tokens, vocab_size] if return_all_logits
   // Of all workers and the request's steps so far; nothing if it reads every page.
   std::optional<PageReads> page_reads;
+  std::vector<QualitySample> quality;  // of this step, where the meter sampled it
   std::optional<Error> error;  // this sequence's step failed; it must be closed, the others go on
 };
 

@@ -32,6 +32,16 @@ struct ModelDescription {
   std::string weights = "auto";  // how they are held: auto (as stored) or int8
 };
 
+// Attention over a context that reads the pages that matter and a random sample of the others,
+// until the error that it estimates for its output is small enough.
+struct SelectiveAttention {
+  double epsilon = 0.05;  // relative error of the attention output, in each layer and head
+  double delta = 0.01;    // probability with which one may be larger
+  int64_t budget_tokens =
+      0;              // most tokens of sealed pages that a step reads in a layer; 0: no limit
+  uint64_t seed = 0;  // of the sample
+};
+
 struct OpenSequenceOptions {
   // A request on a context: reads the context's first `base_tokens` tokens, writes its own private,
   // transient tail.
@@ -39,6 +49,8 @@ struct OpenSequenceOptions {
   int64_t base_tokens = 0;
   // Reads every page of `base`, also where its policy has requests select pages.
   bool reads_every_page = false;
+  // How the global layers attend to the sealed pages of `base`; nothing: as its policy says.
+  std::optional<SelectiveAttention> selective;
   // An ingest: the sequence IS the context `context`, whose committed tokens it continues. Excludes
   // `base`.
   std::optional<ContextId> context;

@@ -4,12 +4,15 @@
 #include <cmath>
 #include <limits>
 
+#include "worker/selective_attention.h"
+
 namespace varve {
 namespace {
 
 constexpr float kNoMass = -std::numeric_limits<float>::infinity();
 constexpr size_t kMatrixO = 0;
 constexpr size_t kMatrixLse = 1;
+constexpr size_t kMatrixMoments = 2;
 
 void AppendSequence(Rank& rank, int32_t layer, const Batch::Part& part) {
   const auto head_dim = static_cast<size_t>(rank.config.head_dim);
@@ -31,6 +34,17 @@ void AppendSequence(Rank& rank, int32_t layer, const Batch::Part& part) {
                        static_cast<int32_t>(part.num_tokens),
                        q,
                        rank.qkv_stride);
+  }
+}
+
+// Rows without a page, or whose read failed, may hold anything.
+void ClearEmptyRows(const AttendParams& params) {
+  const auto head_dim = static_cast<size_t>(params.head_dim);
+  const size_t rows = params.positions.size() * static_cast<size_t>(params.num_qo_heads);
+  for (size_t i = 0; i < rows; ++i) {
+    if (params.lse[i] == kNoMass) {
+      std::fill_n(params.o + i * head_dim, head_dim, 0.0F);
+    }
   }
 }
 
@@ -62,6 +76,7 @@ Result<void> AttendSequence(Rank& rank, int32_t layer, const Batch::Part& part) 
     const RankSpan span(rank, "kvstore/kv_store");
     return rank.store.Read(part.work->sequence, layer, first, last, params.q, params.q_stride);
   }();
+  const bool observes_mass = part.observes_mass && !part.is_selective;
   rank.page_mass.Begin(part.num_tokens * qo_heads);
   for (bool is_zero = false;; is_zero = true) {
     VARVE_TRY(params.views, cursor->Next());
@@ -72,23 +87,41 @@ Result<void> AttendSequence(Rank& rank, int32_t layer, const Batch::Part& part) 
                      // state
       std::fill_n(o, part.num_tokens * qo_heads * head_dim, 0.0F);
     }
-    params.lse_per_view = part.observes_mass ? rank.page_mass.NextViews(cursor->pages()) : nullptr;
+    params.lse_per_view = observes_mass ? rank.page_mass.NextViews(cursor->pages()) : nullptr;
     const RankSpan span(rank, "kernels/attend");
     Attend(params, rank.scratch, rank.team);
   }
-  if (part.observes_mass) {
+  if (observes_mass) {
     rank.page_mass.Show(rank.store, part.work->sequence, layer, {lse, part.num_tokens * qo_heads});
+  }
+  if (part.is_selective) {
+    ClearEmptyRows(params);
+    const RankSpan span(rank, "worker/selective_attention");
+    VARVE_RETURN_IF_ERROR(AttendSelectively(rank, layer, part, params));
   }
   if (rank.communicator.size() == 1) {
     // There is no merge that would turn "no mass" into zeros: a failed read may leave rows without
     // a page.
-    for (size_t i = 0; i < part.num_tokens * qo_heads; ++i) {
-      if (lse[i] == kNoMass) {
-        std::fill_n(o + i * head_dim, head_dim, 0.0F);
-      }
-    }
+    ClearEmptyRows(params);
   }
   return {};
+}
+
+// The error of the selective parts' attention over the rank's heads, of which rows(token) gives the
+// states and moments of all ranks and merged(token) their merge.
+template <class States, class Merged>
+void StateErrors(Rank& rank, int32_t layer, size_t num_heads, States&& states, Merged&& merged) {
+  if (rank.config.layers[static_cast<size_t>(layer)].window != 0) {
+    return;
+  }
+  for (const Batch::Part& part : rank.batch.parts) {
+    if (!part.is_selective || rank.errors[part.index] || rank.StoresOnly(part, layer)) {
+      continue;
+    }
+    for (size_t token = part.first_token; token < part.first_token + part.num_tokens; ++token) {
+      StateError(rank, part, states(token), num_heads, merged(token));
+    }
+  }
 }
 
 void MergeOwnHeads(Rank& rank) {
@@ -109,6 +142,26 @@ void MergeOwnHeads(Rank& rank) {
           {states, num_ranks}, rank.heads.count, head_dim, rank.merged.data() + token * width);
     }
   });
+}
+
+// Of what a rank sends moments of, and did not attend to selectively.
+void ClearExactMoments(Rank& rank, int32_t layer) {
+  for (const Batch::Part& part : rank.batch.parts) {
+    if (!part.is_selective || rank.errors[part.index] || rank.StoresOnly(part, layer)) {
+      ClearMoments(rank, part);
+    }
+  }
+}
+
+// Whether some part's attention in the layer is selective.
+bool StatesErrors(const Rank& rank, int32_t layer) {
+  return rank.batch.is_selective && rank.config.layers[static_cast<size_t>(layer)].window == 0;
+}
+
+// Of a metered part, in the batch.
+size_t LastToken(const Rank& rank, size_t metered) {
+  const Batch::Part& part = rank.batch.parts[rank.quality.parts[metered]];
+  return part.first_token + part.num_tokens - 1;
 }
 
 // A state that is not empty, and its share of the merged one.
@@ -177,6 +230,69 @@ void AppendKv(Rank& rank, int32_t layer) {
   }
 }
 
+namespace {
+
+// What is compared and stated where a rank has all heads itself.
+void JudgeAlone(Rank& rank, int32_t layer) {
+  const auto head_dim = static_cast<size_t>(rank.config.head_dim);
+  const auto qo_heads = static_cast<size_t>(rank.config.num_qo_heads);
+  const size_t width = qo_heads * head_dim;
+  RankMoments own;
+  StateErrors(
+      rank,
+      layer,
+      qo_heads,
+      [&](size_t token) {
+        own = {rank.o.data() + token * width,
+               rank.lse.data() + token * qo_heads,
+               rank.selective.moments.data() + token * qo_heads * MomentFloats(head_dim)};
+        return std::span<const RankMoments>(&own, 1);
+      },
+      [&](size_t token) { return rank.o.data() + token * width; });
+  for (size_t i = 0; i < rank.quality.parts.size(); ++i) {
+    const MeteredState state{rank.quality.o.data() + i * width,
+                             rank.quality.masses.data() + i * qo_heads * 2};
+    CompareWithServed(rank, i, {&state, 1}, qo_heads, rank.o.data() + LastToken(rank, i) * width);
+  }
+}
+
+void JudgeMerged(Rank& rank, int32_t layer, size_t first_metered_matrix) {
+  const auto num_ranks = static_cast<size_t>(rank.communicator.size());
+  const size_t width = rank.heads.count * static_cast<size_t>(rank.config.head_dim);
+  const auto row = [&](size_t matrix, size_t r, size_t index) {
+    const ReceivedRows& rows = rank.received[matrix * num_ranks + r];
+    return rows.data + index * rows.stride;
+  };
+  if (StatesErrors(rank, layer)) {
+    RankMoments ranks[kMaxStates];
+    StateErrors(
+        rank,
+        layer,
+        rank.heads.count,
+        [&](size_t token) {
+          for (size_t r = 0; r < num_ranks; ++r) {
+            ranks[r] = {
+                row(kMatrixO, r, token), row(kMatrixLse, r, token), row(kMatrixMoments, r, token)};
+          }
+          return std::span<const RankMoments>(ranks, num_ranks);
+        },
+        [&](size_t token) { return rank.merged.data() + token * width; });
+  }
+  for (size_t i = 0; i < rank.quality.parts.size(); ++i) {
+    MeteredState states[kMaxStates];
+    for (size_t r = 0; r < num_ranks; ++r) {
+      states[r] = {row(first_metered_matrix, r, i), row(first_metered_matrix + 1, r, i)};
+    }
+    CompareWithServed(rank,
+                      i,
+                      {states, num_ranks},
+                      rank.heads.count,
+                      rank.merged.data() + LastToken(rank, i) * width);
+  }
+}
+
+}  // namespace
+
 Task RunAttention(Rank& rank, int32_t layer, AttentionOutput& output) {
   const RankSpan span(rank, "worker/attention");
   const auto head_dim = static_cast<size_t>(rank.config.head_dim);
@@ -189,23 +305,42 @@ Task RunAttention(Rank& rank, int32_t layer, AttentionOutput& output) {
       rank.FailSequence(part.index, std::move(attended).error());
     }
   }
+  MeterLayer(rank, layer);
   if (rank.communicator.size() == 1) {
     output = {.data = rank.o.data(), .stride = qo_heads * head_dim};
+    JudgeAlone(rank, layer);
     co_return;
   }
-  // 2. Each rank gets all ranks' states of its own heads.
+  // 2. Each rank gets all ranks' states of its own heads, and what is needed to judge them.
   SentColumns sent[kMaxSentMatrices];
-  sent[kMatrixO] = {.data = rank.o.data(),
-                    .rows = rank.num_tokens(),
-                    .stride = qo_heads * head_dim,
-                    .widths = rank.head_widths};
-  sent[kMatrixLse] = {.data = rank.lse.data(),
-                      .rows = rank.num_tokens(),
-                      .stride = qo_heads,
-                      .widths = rank.head_counts};
-  co_await rank.communicator.AllToAll(rank.stream, rank.NextTag(), sent, rank.received);
-  // 3. And merges them.
+  size_t num_sent = 0;
+  const auto send =
+      [&](const float* data, size_t rows, size_t stride, std::span<const size_t> widths) {
+        sent[num_sent++] = {.data = data, .rows = rows, .stride = stride, .widths = widths};
+      };
+  const size_t num_tokens = rank.num_tokens();
+  send(rank.o.data(), num_tokens, qo_heads * head_dim, rank.head_widths);
+  send(rank.lse.data(), num_tokens, qo_heads, rank.head_counts);
+  if (StatesErrors(rank, layer)) {
+    ClearExactMoments(rank, layer);
+    send(rank.selective.moments.data(),
+         num_tokens,
+         qo_heads * MomentFloats(head_dim),
+         rank.moment_widths);
+  }
+  const size_t first_metered = num_sent;
+  if (const size_t metered = rank.quality.parts.size(); metered > 0) {
+    send(rank.quality.o.data(), metered, qo_heads * head_dim, rank.head_widths);
+    send(rank.quality.masses.data(), metered, qo_heads * 2, rank.mass_widths);
+  }
+  co_await rank.communicator.AllToAll(
+      rank.stream,
+      rank.NextTag(),
+      std::span(sent).first(num_sent),
+      std::span(rank.received).first(num_sent * static_cast<size_t>(rank.communicator.size())));
+  // 3. And merges and judges them.
   MergeOwnHeads(rank);
+  JudgeMerged(rank, layer, first_metered);
   output = {.data = rank.merged.data(), .stride = rank.heads.count * head_dim};
 }
 

@@ -86,7 +86,7 @@ struct ReceivedRows {
   size_t stride = 0;
 };
 
-inline constexpr size_t kMaxSentMatrices = 2;
+inline constexpr size_t kMaxSentMatrices = 5;
 
 // One exchange as an implementation sees it; which fields count depends on the kind.
 struct ExchangeRequest {

@@ -177,7 +177,8 @@ void LocalWorkerGroup::StartRanks() {
                   .max_step_tokens =
                       static_cast<int32_t>(options_.max_step_tokens + options_.max_step_sequences),
                   .max_step_sequences = static_cast<int32_t>(options_.max_step_sequences),
-                  .probe = rank == 0 ? options_.probe : nullptr}));
+                  .probe = rank == 0 ? options_.probe : nullptr,
+                  .quality_share = options_.quality_share}));
   }
 }
 
@@ -294,6 +295,10 @@ Result<StepResult> LocalWorkerGroup::Step(const StepPlan& plan) {
       one = std::move(computed[i]);
       one.sequence = work[i]->sequence;
       one.page_reads = PageReadsOf(one.sequence);
+      for (const std::unique_ptr<Rank>& rank : ranks_) {
+        const std::vector<QualitySample>& samples = rank->quality.samples[i];
+        one.quality.insert(one.quality.end(), samples.begin(), samples.end());
+      }
     }
   }
   return result;
@@ -304,8 +309,7 @@ std::optional<PageReads> LocalWorkerGroup::PageReadsOf(SequenceId sequence) cons
   for (const std::unique_ptr<KvStore>& store : stores_) {
     if (const std::optional<PageReads> reads = store->SelectedReads(sequence)) {
       sum = sum.value_or(PageReads());
-      sum->read += reads->read;
-      sum->total += reads->total;
+      sum->Add(*reads);
     }
   }
   return sum;

@@ -44,6 +44,9 @@ struct LocalWorkerGroupOptions {
       512;  // prompt tokens of a step; one token for each sequence may come on top
   int64_t max_step_sequences = 128;  // of a step
   KvProbe* probe = nullptr;          // of the first worker; may be null
+  // Share of steps and layers of requests that do not read all their context's pages, in which
+  // exact attention is computed, too, to measure what they were served (worker/quality_meter.h).
+  double quality_share = 0.0;
 };
 
 class LocalWorkerGroup final : public WorkerGroup {

@@ -29,6 +29,7 @@ Rank::Rank(const RankParts& parts)
       probe(parts.probe),
       team(parts.num_threads),
       frame_arena(kFrameBytes) {
+  quality.share = parts.quality_share;
   const auto num_ranks = static_cast<size_t>(communicator.size());
   const auto own = static_cast<size_t>(communicator.rank());
   const auto head_dim = static_cast<size_t>(config.head_dim);
@@ -45,6 +46,8 @@ Rank::Rank(const RankParts& parts)
   head_counts = SplitEvenly(qo_heads, num_ranks);
   heads = PartOf(head_counts, own);
   head_widths = Scale(head_counts, head_dim);
+  moment_widths = Scale(head_counts, MomentFloats(head_dim));
+  mass_widths = Scale(head_counts, 2);
   ffn = PartOf(SplitEvenly(static_cast<size_t>(config.ffn_size), num_ranks), own);
   vocab_widths = SplitEvenly(vocab_size, num_ranks);
   vocab = PartOf(vocab_widths, own);

@@ -30,7 +30,9 @@
 #include "worker/model_config.h"
 #include "worker/page_mass.h"
 #include "worker/partition.h"
+#include "worker/quality_meter.h"
 #include "worker/sampler.h"
+#include "worker/selective_scratch.h"
 #include "worker/task.h"
 #include "worker/weights.h"
 
@@ -46,7 +48,8 @@ struct RankParts {
   int num_threads = 1;
   int32_t max_step_tokens = 0;
   int32_t max_step_sequences = 0;
-  KvProbe* probe = nullptr;  // may be null
+  KvProbe* probe = nullptr;    // may be null
+  double quality_share = 0.0;  // of steps and layers that the quality meter samples
 };
 
 // The sequences of a step that take part, their tokens one after the other.
@@ -59,10 +62,13 @@ struct Batch {
     bool wants_logits = false;      // of some of its tokens
     bool observes_queries = false;  // the store is shown them (KvStore::Observe)
     bool observes_mass = false;     // the store is shown the mass of pages (worker/page_mass.h)
+    bool is_selective = false;      // KvStore::Selective
+    bool chooses_pages = false;     // it is, or its context's policy has it read some pages
   };
   std::vector<Part> parts;
   bool wants_logits = false;         // some part does
   bool observes_queries = false;     // some part does
+  bool is_selective = false;         // some part is
   std::vector<int32_t> tokens;       // [T]
   std::vector<int64_t> positions;    // [T]
   std::vector<size_t> token_counts;  // [num_ranks]; tokens whose skip connection a rank holds
@@ -98,14 +104,18 @@ struct Rank {
   PageMass page_mass;
   FrameArena frame_arena;
   SamplerScratch sampler_scratch;
+  SelectiveScratch selective;
+  QualityMeter quality;
 
   // Slices, fixed.
-  std::vector<size_t> qkv_widths;    // [num_ranks]; floats of the q, k and v heads of a rank
-  std::vector<size_t> head_counts;   // [num_ranks]; q heads that a rank merges
-  std::vector<size_t> head_widths;   // [num_ranks]; floats of them
-  std::vector<size_t> vocab_widths;  // [num_ranks]
-  Range qkv_heads;                   // own, counted over q heads, then k heads, then v heads
-  Range heads;                       // own q heads to merge
+  std::vector<size_t> qkv_widths;     // [num_ranks]; floats of the q, k and v heads of a rank
+  std::vector<size_t> head_counts;    // [num_ranks]; q heads that a rank merges
+  std::vector<size_t> head_widths;    // [num_ranks]; floats of them
+  std::vector<size_t> moment_widths;  // [num_ranks]; floats of the moments of them
+  std::vector<size_t> mass_widths;    // [num_ranks]; floats of their metered masses
+  std::vector<size_t> vocab_widths;   // [num_ranks]
+  Range qkv_heads;                    // own, counted over q heads, then k heads, then v heads
+  Range heads;                        // own q heads to merge
   Range ffn;
   Range vocab;
   size_t qkv_stride = 0;  // (num_qo_heads + 2 * num_kv_heads) * head_dim
@@ -135,7 +145,7 @@ struct Rank {
   std::vector<float> gate;     // [T, own ffn]
   std::vector<float> up;       // [T, own ffn]
   std::vector<std::vector<float>> rope_tables;  // [num ropes][T, head_dim / 2, 2]
-  std::vector<ReceivedRows> received;           // [2, num_ranks]
+  std::vector<ReceivedRows> received;           // [kMaxSentMatrices, num_ranks]
   std::vector<size_t> logit_tokens;      // [rows]; tokens of the batch whose logits are wanted
   std::vector<size_t> logit_row_widths;  // [num_ranks]
 };

@@ -20,6 +20,8 @@ void BeginSequences(Rank& rank, const StepJob& job) {
   rank.begin_failures.assign(num_work, 0.0F);
   rank.end_failures.assign(num_work, 0.0F);
   rank.failures.assign(num_work, 0.0F);
+  rank.quality.samples.assign(num_work, {});
+  rank.selective.read_lse.resize(num_work * static_cast<size_t>(rank.config.num_qo_heads));
   for (size_t i = 0; i < num_work; ++i) {
     const SequenceWork& work = *job.work[i];
     Result<void> begun = rank.store.BeginStep(
@@ -48,6 +50,7 @@ void BuildBatch(Rank& rank, const StepJob& job) {
   batch.positions.clear();
   batch.wants_logits = false;
   batch.observes_queries = false;
+  batch.is_selective = false;
   for (size_t i = 0; i < job.work.size(); ++i) {
     const SequenceWork& work = *job.work[i];
     if (rank.failures[i] > 0.0F) {
@@ -56,6 +59,7 @@ void BuildBatch(Rank& rank, const StepJob& job) {
     }
     const bool wants_logits = work.sample || work.return_all_logits;
     const bool observes_queries = rank.store.ObservesQueries(work.sequence);
+    const bool is_selective = rank.store.Selective(work.sequence) != nullptr;
     batch.parts.push_back({.work = &work,
                            .index = i,
                            .first_token = batch.tokens.size(),
@@ -63,9 +67,12 @@ void BuildBatch(Rank& rank, const StepJob& job) {
                            .wants_logits = wants_logits,
                            .observes_queries = observes_queries,
                            .observes_mass = work.tokens.size() <= PageMass::kDecodeTokensMax &&
-                                            rank.store.ObservesMass(work.sequence)});
+                                            rank.store.ObservesMass(work.sequence),
+                           .is_selective = is_selective,
+                           .chooses_pages = rank.store.SelectedReads(work.sequence).has_value()});
     batch.wants_logits = batch.wants_logits || wants_logits;
     batch.observes_queries = batch.observes_queries || observes_queries;
+    batch.is_selective = batch.is_selective || is_selective;
     batch.tokens.insert(batch.tokens.end(), work.tokens.begin(), work.tokens.end());
     for (size_t t = 0; t < work.tokens.size(); ++t) {
       batch.positions.push_back(work.first_position + static_cast<int64_t>(t));

@@ -45,6 +45,20 @@ VARVE_HD constexpr RowLayout RowLayoutOfHead(const RowFormat& format,
   return {begin, begin + codes, begin + 2 * codes, begin + 2 * codes + params};
 }
 
+// Runs of keys alone: for each kv head K codes, then K params.
+VARVE_HD constexpr size_t KeyHeadBytes(const RowFormat& format, size_t token_capacity) {
+  return RowHeadBytes(format, token_capacity) / 2;
+}
+
+// Values are said to lie where the keys do: there are none.
+VARVE_HD constexpr RowLayout KeyLayoutOfHead(const RowFormat& format,
+                                             size_t kv_head,
+                                             size_t token_capacity) {
+  const size_t begin = kv_head * KeyHeadBytes(format, token_capacity);
+  const size_t params = begin + token_capacity * format.row_bytes;
+  return {begin, begin, params, params};
+}
+
 inline constexpr size_t kUnitBytes = 8;
 
 // One plane of `bits`-bit codes of `head_dim` values.

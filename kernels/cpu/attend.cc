@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -136,6 +137,27 @@ void MergeColumn(const AttendParams& params,
   }
 }
 
+// Copies what each block, of one view, found for one column into params.o_per_view.
+void CopyColumn(const AttendParams& params,
+                const AttendPlan& plan,
+                const float* states,
+                size_t column) {
+  const size_t kv_head = column / plan.num_query_blocks;
+  const size_t first_query = column % plan.num_query_blocks * plan.queries_per_block;
+  const size_t num_queries =
+      std::min<size_t>(plan.queries_per_block, params.positions.size() - first_query);
+  for (size_t view = 0; view < params.views.size(); ++view) {
+    const float* o = states + (column * params.views.size() + view) * StateFloats(plan);
+    for (size_t row = 0; row < num_queries * plan.group_size; ++row) {
+      const size_t query = first_query + row / plan.group_size;
+      const size_t head = kv_head * plan.group_size + row % plan.group_size;
+      const size_t at = (view * params.positions.size() + query) * params.num_qo_heads + head;
+      std::copy_n(
+          o + row * plan.o_stride, params.head_dim, params.o_per_view + at * params.head_dim);
+    }
+  }
+}
+
 }  // namespace
 
 void Attend(const AttendParams& params, AttendScratch& scratch, ThreadTeam& team) {
@@ -150,7 +172,13 @@ void Attend(const AttendParams& params, AttendScratch& scratch, ThreadTeam& team
   AttendScratch::Impl& impl = *scratch.impl();
   const AttendPlan plan =
       PlanAttend({num_queries, params.num_qo_heads, params.num_kv_heads, params.head_dim});
-  SplitViews(params, plan.max_splits, &impl.split_begin);
+  if (params.o_per_view == nullptr) {
+    SplitViews(params, plan.max_splits, &impl.split_begin);
+  } else {
+    VARVE_CHECK(params.lse_per_view != nullptr);
+    impl.split_begin.resize(params.views.size() + 1);
+    std::iota(impl.split_begin.begin(), impl.split_begin.end(), size_t{0});
+  }
   const size_t num_splits = impl.split_begin.size() - 1;
   const size_t thread_floats = ThreadFloats(plan, params.head_dim);
   float* threads = impl.threads.Floats(team.num_threads() * thread_floats);
@@ -164,8 +192,15 @@ void Attend(const AttendParams& params, AttendScratch& scratch, ThreadTeam& team
       AttendMany(block);
     }
   });
+  if (params.o == nullptr && params.o_per_view == nullptr) {
+    return;
+  }
   team.ParallelFor(plan.num_columns, [&](size_t column, int /*thread*/) {
-    MergeColumn(params, plan, num_splits, states, column);
+    if (params.o_per_view != nullptr) {
+      CopyColumn(params, plan, states, column);
+    } else {
+      MergeColumn(params, plan, num_splits, states, column);
+    }
   });
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/attend.h"
+#include "kernels/codec/row_block.h"
 #include "kernels/cpu/attend_plan.h"
 
 namespace varve {
@@ -66,5 +67,12 @@ struct AttendTile {
 // Tile number `index` of the view: its tokens [index * kTileTokens, ...).
 AttendTile TileOfView(const KvView& view, int32_t kv_head, int32_t index);
 int32_t NumTiles(const KvView& view);
+
+// Where the rows of a kv head lie in a view of a codec that codes each row by itself.
+inline RowLayout LayoutOfView(const RowFormat& format, const KvView& view, size_t kv_head) {
+  const auto capacity = static_cast<size_t>(view.token_capacity);
+  return view.keys_only ? KeyLayoutOfHead(format, kv_head, capacity)
+                        : RowLayoutOfHead(format, kv_head, capacity);
+}
 
 }  // namespace varve

@@ -127,6 +127,9 @@ void AttendTileFew(D d,
     scratch.corrections[row] =
         SoftmaxRow(d, args, columns, largest, scores, &scratch.states[row]).correction;
   }
+  if (params.o == nullptr && params.o_per_view == nullptr) {
+    return;
+  }
   if constexpr (kWords) {
     AddWordTile(d, block, reader, tile, tokens, scratch);
   } else if constexpr (Reader::kInteger) {

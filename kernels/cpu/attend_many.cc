@@ -183,7 +183,10 @@ void AttendTileMany(const AttendBlock& block,
     }
     scratch.offsets[row] = effect.offset;
   }
-  // 3. Values.
+  // 3. Values, if they are wanted.
+  if (params.o == nullptr && params.o_per_view == nullptr) {
+    return;
+  }
   if constexpr (Reader::kIsCode) {
     AddCodeTile<kVnni>(block, reader, tile.first_token, end, columns, scratch);
   } else {

@@ -19,6 +19,7 @@
 #include "kernels/codec/int_block.h"
 #include "kernels/codec/kivi_block.h"
 #include "kernels/codec/rot_block.h"
+#include "kernels/cpu/attend_block.h"
 #include "kernels/cpu/attend_plan.h"
 #include "kernels/cpu/packed_parts-inl.h"
 #include "kernels/cpu/widen-inl.h"
@@ -177,12 +178,12 @@ class CodeReader : public CodeRows<kBits> {
       : CodeRows<kBits>(meaning, head_dim),
         encoded_(view.encoded.data()),
         token_capacity_(view.token_capacity),
-        at_(RowLayoutOfHead(meaning.format, kv_head, view.token_capacity)) {
+        at_(LayoutOfView(meaning.format, view, kv_head)) {
     this->SetCodes(encoded_ + at_.k_codes, encoded_ + at_.v_codes);
   }
 
   void SetNextView(const KvView& next, size_t kv_head) {
-    const RowLayout at = RowLayoutOfHead(this->meaning_.format, kv_head, next.token_capacity);
+    const RowLayout at = LayoutOfView(this->meaning_.format, next, kv_head);
     const std::byte* bytes = next.encoded.data();
     this->SetNext(bytes + at.k_codes + next.first_token * this->row_bytes(),
                   bytes + at.k_params,

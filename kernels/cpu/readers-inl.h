@@ -20,6 +20,7 @@
 #include "kernels/codec/fp8_block.h"
 #include "kernels/codec/int8_block.h"
 #include "kernels/codec/int_block.h"
+#include "kernels/cpu/attend_block.h"
 #include "kernels/cpu/attend_plan.h"
 #include "kernels/cpu/bf16-inl.h"
 #include "kernels/cpu/packed-inl.h"
@@ -158,7 +159,7 @@ class RowReader {
       : head_dim_(head_dim),
         row_bytes_(Codes::Format(head_dim).row_bytes),
         token_capacity_(view.token_capacity) {
-    const RowLayout at = RowLayoutOfHead(Codes::Format(head_dim), kv_head, view.token_capacity);
+    const RowLayout at = LayoutOfView(Codes::Format(head_dim), view, kv_head);
     k_codes_ = view.encoded.data() + at.k_codes;
     v_codes_ = view.encoded.data() + at.v_codes;
     k_params_ = view.encoded.data() + at.k_params;

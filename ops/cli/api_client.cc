@@ -1,12 +1,12 @@
 #include "ops/cli/api_client.h"
 
 #include <charconv>
+#include <limits>
 
 #include <fmt/format.h>
 
 #include "proto/base/clock.h"
 
-#include "ops/cli/kv_codec.h"
 #include <nlohmann/json.hpp>
 
 namespace varve::cli {
@@ -171,6 +171,15 @@ Json ChatBody(const std::string& model, const ChatRequest& request) {
   if (request.max_tokens) {
     body["max_tokens"] = *request.max_tokens;
   }
+  const auto set_kv = [&body](const char* name, const auto& value) {
+    if (value) {
+      body["kv"][name] = *value;
+    }
+  };
+  set_kv("attention", request.attention);
+  set_kv("epsilon", request.epsilon);
+  set_kv("delta", request.delta);
+  set_kv("budget_tokens", request.budget_tokens);
   if (request.seed) {
     body["seed"] = *request.seed;
   }
@@ -193,6 +202,15 @@ Result<std::string> TakeChunk(std::string_view data, ChatAnswer& answer) {
   if (usage.is_object()) {
     answer.prompt_tokens = Field<int64_t>(usage, "prompt_tokens");
     answer.completion_tokens = Field<int64_t>(usage, "completion_tokens");
+    if (usage.contains("pages_read")) {
+      answer.pages_read = Field<int64_t>(usage, "pages_read");
+      answer.pages_total = Field<int64_t>(usage, "pages_total");
+    }
+    if (const auto bound = usage.find("attention_error_bound"); bound != usage.end()) {
+      answer.error_bound =
+          bound->is_number() ? bound->get<double>() : std::numeric_limits<double>::infinity();
+      answer.missed_mass = Field<double>(usage, "missed_mass_estimate");
+    }
   }
   const Json choices = chunk.value("choices", Json::array());
   if (!choices.is_array() || choices.empty()) {
@@ -282,14 +300,8 @@ Result<AppendReply> ApiClient::CreateContext(const std::string& name,
                                              std::string_view text,
                                              const KvChoice& kv) const {
   Json body = {{"name", name}, {"text", text}};
-  if (!kv.codec.empty()) {
-    body["kv"]["codec"] = CodecObject(kv.codec);
-  }
-  if (!kv.tokens.empty()) {
-    body["kv"]["tokens"] = kv.tokens;
-  }
-  if (kv.keep) {
-    body["kv"]["keep"] = *kv.keep;
+  if (Json object = KvObject(kv); !object.empty()) {
+    body["kv"] = std::move(object);
   }
   VARVE_TRY(const HttpResponse response,
             http_.Send({.method = "POST", .target = "/v1/contexts", .body = body.dump()}));

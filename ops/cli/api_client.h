@@ -17,6 +17,7 @@
 #include "proto/worker_group.h"
 
 #include "ops/cli/http_client.h"
+#include "ops/cli/kv_codec.h"
 
 namespace varve::cli {
 
@@ -47,13 +48,6 @@ struct ContextInfo {
   std::string json;  // the whole object, as the server sent it
 };
 
-// How a new context keeps its KV; what is absent is the server's to choose.
-struct KvChoice {
-  std::string codec;
-  std::string tokens;
-  std::optional<double> keep;
-};
-
 struct AppendReply {
   enum class Kind { kAccepted, kWrongOffset, kBusy };
   Kind kind = Kind::kAccepted;
@@ -71,6 +65,11 @@ struct ChatRequest {
   double temperature = 0;
   double top_p = 1;
   std::optional<uint64_t> seed;
+  // How it attends to the context; absent: as the context's policy says.
+  std::optional<std::string> attention;
+  std::optional<double> epsilon;
+  std::optional<double> delta;
+  std::optional<int64_t> budget_tokens;
 };
 
 struct ChatAnswer {
@@ -80,6 +79,12 @@ struct ChatAnswer {
   int64_t completion_tokens = 0;
   double first_token_s = 0;  // from the request to the first piece of the answer
   double total_s = 0;
+  // Of requests that choose the pages that they read.
+  std::optional<int64_t> pages_read;
+  int64_t pages_total = 0;
+  // Of selective attention; infinite: not known.
+  std::optional<double> error_bound;
+  double missed_mass = 0;
 
   // Answer tokens per second after the first; 0 when there are none.
   double TokensPerSecond() const;

@@ -42,18 +42,40 @@ void PrintUsage(const ChatAnswer& answer) {
              answer.finish_reason,
              answer.first_token_s * 1000,
              answer.TokensPerSecond());
+  if (answer.pages_read && answer.pages_total > 0) {
+    fmt::print(
+        stderr,
+        "{} of {} pages read ({:.1f} %)\n",
+        *answer.pages_read,
+        answer.pages_total,
+        100.0 * static_cast<double>(*answer.pages_read) / static_cast<double>(answer.pages_total));
+  }
+  if (answer.error_bound) {
+    fmt::print(stderr,
+               "attention error at most {:.3g}, {:.2g} of the attention on pages not read\n",
+               *answer.error_bound,
+               answer.missed_mass);
+  }
 }
 
 void PrintJson(const Options& options, const ChatAnswer& answer) {
-  const nlohmann::json object = {{"context", options.chat.context},
-                                 {"question", options.chat.question},
-                                 {"answer", answer.text},
-                                 {"finish_reason", answer.finish_reason},
-                                 {"prompt_tokens", answer.prompt_tokens},
-                                 {"completion_tokens", answer.completion_tokens},
-                                 {"ttft_s", answer.first_token_s},
-                                 {"total_s", answer.total_s},
-                                 {"tokens_per_s", answer.TokensPerSecond()}};
+  nlohmann::json object = {{"context", options.chat.context},
+                           {"question", options.chat.question},
+                           {"answer", answer.text},
+                           {"finish_reason", answer.finish_reason},
+                           {"prompt_tokens", answer.prompt_tokens},
+                           {"completion_tokens", answer.completion_tokens},
+                           {"ttft_s", answer.first_token_s},
+                           {"total_s", answer.total_s},
+                           {"tokens_per_s", answer.TokensPerSecond()}};
+  if (answer.pages_read) {
+    object["pages_read"] = *answer.pages_read;
+    object["pages_total"] = answer.pages_total;
+  }
+  if (answer.error_bound) {
+    object["attention_error_bound"] = *answer.error_bound;
+    object["missed_mass_estimate"] = answer.missed_mass;
+  }
   fmt::print("{}\n", object.dump());
 }
 
@@ -151,6 +173,27 @@ void AddAskCommand(CLI::App& root, Invocation& chosen) {
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   command->add_option("--seed", options->chat.seed, "Makes draws repeatable");
+  command
+      ->add_option("--attention",
+                   options->chat.attention,
+                   "How the context is attended to: exact, or select: pages are read until the "
+                   "error is below --epsilon (default: as the context was ingested)")
+      ->check(CLI::IsMember({"exact", "select"}));
+  command
+      ->add_option("--epsilon",
+                   options->chat.epsilon,
+                   "With --attention select: relative error of attention outputs (default: 0.05)")
+      ->check(CLI::Range(0.0001, 1.0));
+  command
+      ->add_option("--delta",
+                   options->chat.delta,
+                   "With --attention select: probability of a larger error (default: 0.01)")
+      ->check(CLI::Range(0.000001, 0.5));
+  command
+      ->add_option("--budget-tokens",
+                   options->chat.budget_tokens,
+                   "With --attention select: most tokens that a step reads in a layer")
+      ->check(IsPositive());
   command->add_option("--system", options->chat.system, "System message")->type_name("TEXT");
   command->add_flag("--json", options->json, "Print one JSON object instead of streaming");
   command->add_flag("--usage", options->usage, "Print token counts and times to stderr");

@@ -7,10 +7,10 @@ namespace varve::cli {
 std::string CodecText(const nlohmann::json& codec) {
   const auto name = [&](const char* rung) {
     const auto found = codec.find(rung);
-    return found != codec.end() && found->is_string() ? found->get<std::string>() : "";
+    return found != codec.end() && found->is_string() ? found->get<std::string>() : std::string();
   };
   if (!codec.is_object()) {
-    return codec.is_string() ? codec.get<std::string>() : "";
+    return codec.is_string() ? codec.get<std::string>() : std::string();
   }
   const std::string cold = name("cold");
   return name("hot") + "," + name("warm") + (cold.empty() ? "" : "," + cold);
@@ -30,6 +30,20 @@ nlohmann::json CodecObject(const std::string& text) {
     codec["cold"] = text.substr(second + 1);
   }
   return codec;
+}
+
+nlohmann::json KvObject(const KvChoice& choice) {
+  nlohmann::json object;
+  if (!choice.codec.empty()) {
+    object["codec"] = CodecObject(choice.codec);
+  }
+  if (!choice.tokens.empty()) {
+    object["tokens"] = choice.tokens;
+  }
+  if (choice.keep) {
+    object["keep"] = *choice.keep;
+  }
+  return object;
 }
 
 }  // namespace varve::cli

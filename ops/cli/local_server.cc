@@ -84,6 +84,7 @@ Result<std::unique_ptr<LocalServer>> LocalServer::Start(const LocalServerOptions
   group.device_budget_bytes = options.device_budget_bytes;
   group.disk_budget_bytes = options.disk_budget_bytes;
   group.max_step_tokens = options.max_step_tokens;
+  group.quality_share = options.quality_share;
   group.max_step_sequences = options.max_running + static_cast<int64_t>(limits.engine.max_ingests);
   VARVE_TRY(std::unique_ptr<LocalWorkerGroup> workers, LocalWorkerGroup::Open(group));
   VARVE_TRY(const std::vector<ContextManifest> contexts, workers->ListContexts());

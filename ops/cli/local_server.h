@@ -29,6 +29,7 @@ struct LocalServerOptions {
   int64_t max_running = 64;
   int64_t max_queue = 256;
   int64_t commit_tokens = 16384;  // an ingest is made durable at least this often
+  double quality_share = 0.001;   // of steps and layers that the quality meter samples
 };
 
 class LocalServer {

@@ -151,6 +151,12 @@ void AddSettings(CLI::App& command, Options& options) {
              server.commit_tokens,
              "An ingest is made durable at least this often")
       ->check(CLI::Range(1, 1 << 24));
+  AddSetting(command,
+             "quality-sample",
+             server.quality_share,
+             "Share of steps and layers in which requests that do not read every page are compared "
+             "with exact attention, for the metrics")
+      ->check(CLI::Range(0.0, 1.0));
   AddSetting(command, "log-level", options.log_level, "What is logged to stderr")
       ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}));
   AddConfigFlag(command);

@@ -192,32 +192,6 @@ TEST(Completions, UsesAContext) {
   EXPECT_EQ(rig.Metric("varve_ingested_tokens_total"), 16);
 }
 
-// Of all steps of the request, in one piece and streamed.
-TEST(Completions, UsageSaysWhatWasReadOfAContextByChoice) {
-  CoordinatorRig rig;
-  rig.MakeContext("library", "a long document");
-  const Json whole = rig.Complete({{"prompt", "hi"}, {"context", "library"}}).json();
-  EXPECT_FALSE(whole["usage"].contains("pages_read"));
-  EXPECT_FALSE(whole["usage"].contains("pages_total"));
-  rig.workers.ReadPagesByChoice({.read = 2, .total = 10});
-  // Three steps: the prompt draws 'h', then come 'i' and the end.
-  const Json chosen = rig.Complete({{"prompt", "hi"}, {"context", "library"}}).json();
-  EXPECT_EQ(chosen["usage"]["pages_read"], 6) << chosen;
-  EXPECT_EQ(chosen["usage"]["pages_total"], 30);
-  EXPECT_FALSE(rig.Complete({{"prompt", "hi"}}).json()["usage"].contains("pages_read"));
-  HttpClient client = rig.Client();
-  const std::string body =
-      R"({"model":"fake","messages":[{"role":"user","content":"hi"}],"context":"library",)"
-      R"("temperature":0,"max_tokens":2,"stream":true,"stream_options":{"include_usage":true}})";
-  client.Write("POST /v1/chat/completions HTTP/1.1\r\nContent-Length: " +
-               std::to_string(body.size()) + "\r\n\r\n" + body);
-  const std::vector<std::string> events = client.ReadResponse().events();
-  ASSERT_GE(events.size(), 2U);
-  const Json usage = Json::parse(events[events.size() - 2])["usage"];
-  EXPECT_EQ(usage["pages_read"], 4) << usage;
-  EXPECT_EQ(usage["pages_total"], 20);
-}
-
 TEST(Completions, RefusesAContextOfAnotherModelOrTokenizer) {
   CoordinatorRig rig;
   const auto add = [&](uint64_t id, const char* name, uint64_t model, uint64_t tokenizer) {
@@ -347,15 +321,6 @@ const BadRequest kBadRequests[] = {
     {"text", R"("logprobs":true)", 400, "logprobs", "integer, not a boolean"},
     {"text", R"("context":"missing")", 404, "context", "no context named 'missing'"},
     {"text", R"("context":7)", 400, "context", "must be a string"},
-    {"text", R"("kv":{"attention":"selective"})", 400, "kv.attention", "reads every page"},
-    {"text", R"("kv":{"epsilon":0.1})", 400, "kv.epsilon", "selective attention"},
-    {"text", R"("kv":{"delta":0.1})", 400, "kv.delta", "selective attention"},
-    {"text", R"("kv":{"budget_tokens":64})", 400, "kv.budget_tokens", "selective attention"},
-    {"text", R"("kv":{"tokens":"h2o"})", 400, "kv.tokens", "ingested"},
-    {"text", R"("kv":{"keep":0.5})", 400, "kv.keep", "ingested"},
-    {"text", R"("kv":{"attention":"magic"})", 400, "kv.attention", "exact"},
-    {"text", R"("kv":{"codec":"int8"})", 400, "kv.codec", "ingested"},
-    {"text", R"("kv":"exact")", 400, "kv", "object"},
     {"text", R"("prompt":["a","b"])", 400, "prompt", "exactly one"},
     {"text", R"("prompt":[1,"b"])", 400, "prompt", "token ids"},
     {"text", R"("prompt":[-1])", 400, "prompt", "token ids"},

@@ -62,6 +62,11 @@ void FakeWorkerGroup::ReadPagesByChoice(PageReads in_each_step) {
   reads_of_step_ = in_each_step;
 }
 
+void FakeWorkerGroup::SampleQuality(std::vector<QualitySample> in_each_step) {
+  const std::lock_guard lock(mutex_);
+  quality_of_step_ = std::move(in_each_step);
+}
+
 void FakeWorkerGroup::HoldList(bool held) {
   VARVE_FAKE_SET(list_held_ = held);
 }
@@ -165,9 +170,9 @@ Result<StepResult> FakeWorkerGroup::Step(const StepPlan& plan) {
     sequence.tokens.insert(sequence.tokens.end(), work.tokens.begin(), work.tokens.end());
     sequence.length += static_cast<int64_t>(work.tokens.size());
     if (reads_of_step_ && sequence.options.base) {
-      sequence.page_reads.read += reads_of_step_->read;
-      sequence.page_reads.total += reads_of_step_->total;
+      sequence.page_reads.Add(*reads_of_step_);
       sequence_result.page_reads = sequence.page_reads;
+      sequence_result.quality = quality_of_step_;
     }
     if (work.sample) {
       sequence_result.sampled = Draw(&sequence, work);

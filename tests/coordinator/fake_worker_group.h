@@ -56,6 +56,8 @@ class FakeWorkerGroup final : public WorkerGroup {
   void HoldList(bool held);
   // Steps of sequences behind a context read so many pages by choice, each.
   void ReadPagesByChoice(PageReads in_each_step);
+  // What the meter sees in each of those steps.
+  void SampleQuality(std::vector<QualitySample> in_each_step);
   // Time that a step seems to take, reported to the clock by the test (see FakeClock): called in
   // every step.
   void OnStep(std::function<void(const StepPlan&)> hook);
@@ -108,6 +110,7 @@ class FakeWorkerGroup final : public WorkerGroup {
   std::vector<OpenSequenceOptions> opened_;
   size_t num_closed_ = 0;
   std::optional<PageReads> reads_of_step_;
+  std::vector<QualitySample> quality_of_step_;
   bool held_ = false;
   bool list_held_ = false;
   int released_ = 0;
