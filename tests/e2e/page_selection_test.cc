@@ -1,5 +1,6 @@
-// A context whose requests read a share of its pages, through the command line and HTTP on the
+// Requests that read some of their context's pages, through the command line and HTTP on the
 // bundled model: answers come as with every page, fewer pages are read, a restart changes nothing.
+#include <cmath>
 #include <regex>
 
 #include <gmock/gmock.h>
@@ -45,27 +46,26 @@ class PageSelectionE2eTest : public testing::Test {
   void SetUp() override {
     ASSERT_OK(WriteFileAtomically(files_.File("doc.txt"), document_.text));
     server_ = std::make_unique<ServerProcess>(data_.path(), flags_);
-    const RunResult ingested = RunVarve({"ingest",
-                                         "--name",
-                                         "doc",
-                                         "--kv-tokens",
-                                         "clusterkv",
-                                         "--keep",
-                                         "0.25",
-                                         "--server",
-                                         server_->url(),
-                                         files_.File("doc.txt")});
+  }
+  void Ingest(std::vector<std::string> how) {
+    std::vector<std::string> arguments = {
+        "ingest", "--name", "doc", "--server", server_->url(), files_.File("doc.txt")};
+    arguments.insert(arguments.end(), how.begin(), how.end());
+    const RunResult ingested = RunVarve(arguments);
     ASSERT_EQ(ingested.exit_code, cli::kExitOk) << ingested.err;
   }
   Json Ask(const Fact& fact, bool every_page) {
+    return Ask(fact, every_page ? Json{{"attention", "exact"}} : Json());
+  }
+  Json Ask(const Fact& fact, const Json& kv) {
     Json body = {{"model", *server_->api().ModelName()},
                  {"context", "doc"},
                  {"messages", {{{"role", "user"}, {"content", fact.question}}}},
                  {"temperature", 0},
                  {"max_tokens", 24},
                  {"logprobs", true}};
-    if (every_page) {
-      body["kv"] = {{"attention", "exact"}};
+    if (!kv.is_null()) {
+      body["kv"] = kv;
     }
     const auto http = cli::HttpClient::Create(server_->url());
     EXPECT_OK(http);
@@ -99,6 +99,7 @@ class PageSelectionE2eTest : public testing::Test {
 };
 
 TEST_F(PageSelectionE2eTest, AQuarterOfThePagesAnswersAboutAsWellAndTheSameAfterARestart) {
+  Ingest({"--kv-tokens", "clusterkv", "--keep", "0.25"});
   const auto context = server_->api().GetContext("doc");
   ASSERT_OK(context);
   EXPECT_EQ(context->kept_layer_tokens, context->layer_tokens) << "nothing is lost";
@@ -145,6 +146,61 @@ TEST_F(PageSelectionE2eTest, AQuarterOfThePagesAnswersAboutAsWellAndTheSameAfter
     EXPECT_EQ(again.at("usage"), answers[static_cast<size_t>(i)].at("usage"));
   }
   EXPECT_EQ(server_->DocumentTokensPrefilled(), 0);
+}
+
+// On a context that was ingested without a thought of it.
+TEST_F(PageSelectionE2eTest, SelectiveAttentionAnswersAsWellAndSaysWhatItsErrorIs) {
+  Ingest({});
+  int right = 0;
+  int right_exactly = 0;
+  double read = 0;
+  double total = 0;
+  Json first;
+  for (int i = 0; i < kQuestions; ++i) {
+    const Fact& fact = facts_[static_cast<size_t>(i)];
+    right_exactly += IsRight(Ask(fact, Json()), fact) ? 1 : 0;
+    const Json answer = Ask(fact, Json{{"attention", "select"}, {"budget_tokens", 4096}});
+    right += IsRight(answer, fact) ? 1 : 0;
+    first = first.is_null() ? answer : first;
+    const Json& usage = answer.at("usage");
+    EXPECT_TRUE(usage.at("attention_error_bound").is_null() ||
+                usage.at("attention_error_bound").get<double>() > 0);
+    EXPECT_GT(usage.at("missed_mass_estimate"), 0);
+    EXPECT_LT(usage.at("missed_mass_estimate"), 1);
+    read += usage.at("pages_read").get<double>();
+    total += usage.at("pages_total").get<double>();
+  }
+  EXPECT_GE(right_exactly, kQuestions - 3);
+  EXPECT_GE(right, right_exactly - 2);
+  EXPECT_LT(read, 0.5 * total);
+  EXPECT_EQ(Metric("varve_selective_pages_read_total"), read);
+  EXPECT_EQ(*server_->api().ReadMetric("varve_attention_error_bound_count", ""), kQuestions);
+
+  // An error that is allowed is kept; without a limit to what is read it always can be.
+  const Json within = Ask(facts_[0], Json{{"attention", "select"}, {"epsilon", 0.3}});
+  EXPECT_LE(within.at("usage").at("attention_error_bound"), 0.3 * std::sqrt(kWorkers));
+
+  // A question is answered as before after a restart, by a sketch that is made anew.
+  server_->Kill();
+  server_ = std::make_unique<ServerProcess>(data_.path(), flags_);
+  const Json again = Ask(facts_[0], Json{{"attention", "select"}, {"budget_tokens", 4096}});
+  EXPECT_EQ(again.at("choices"), first.at("choices"));
+  EXPECT_EQ(again.at("usage"), first.at("usage"));
+
+  const RunResult asked = RunVarve({"ask",
+                                    "--server",
+                                    server_->url(),
+                                    "--context",
+                                    "doc",
+                                    "--attention",
+                                    "select",
+                                    "--budget-tokens",
+                                    "4096",
+                                    "--usage",
+                                    facts_[0].question});
+  EXPECT_EQ(asked.exit_code, cli::kExitOk) << asked.err;
+  EXPECT_THAT(asked.err, HasSubstr("pages read"));
+  EXPECT_THAT(asked.err, HasSubstr("attention error at most"));
 }
 
 }  // namespace
