@@ -157,7 +157,7 @@ TEST_F(KvStoreLadderTest, UncommittedPagesStayHotAndADroppedIngestLeavesTheLadde
 }
 
 TEST_F(KvStoreLadderTest, WithoutADiskPagesGoDownInMemory) {
-  host_budget_ = 256 * kKiB;
+  host_budget_ = 640 * kKiB;
   OpenStores();
   ASSERT_OK(group_->CreateContext(MakeManifest(kContext, Ladder())));
   ASSERT_OK(group_->OpenSequence(kIngest, IngestOf(kContext)));
@@ -167,7 +167,7 @@ TEST_F(KvStoreLadderTest, WithoutADiskPagesGoDownInMemory) {
     ASSERT_OK(group_->Commit(kIngest, Version(kContext, version, length, Ladder())));
     group_->SettleLadders();
   }
-  // All of it in int8 would take 1500 / 16 * 2 pages of 2.8 KB.
+  // All of it in int8 would take about 600 KiB beside what else there is.
   EXPECT_GT(Usage().rungs[2].pages, 0);
   OpenAsker(1500);
   CheckContext(kAsker, 1500);
@@ -182,21 +182,21 @@ TEST_F(KvStoreLadderTest, WithoutADiskPagesGoDownInMemory) {
 }
 
 TEST_F(KvStoreLadderTest, AFullDiskMakesPagesCold) {
-  disk_budget_ = 600 * kKiB;
+  disk_budget_ = 900 * kKiB;
   OpenDisk();
   OpenStores();
   ASSERT_OK(group_->CreateContext(MakeManifest(kContext, Ladder())));
   ASSERT_OK(group_->OpenSequence(kIngest, IngestOf(kContext)));
-  // In int8 alone, 2600 tokens would take about 900 KiB.
-  for (uint64_t version = 1; version <= 52; ++version) {
+  // In int8 alone, 4000 tokens would take about 1300 KiB.
+  for (uint64_t version = 1; version <= 80; ++version) {
     Append(kIngest, kContext, 50);
     const auto length = static_cast<int64_t>(50 * version);
     ASSERT_OK(group_->Commit(kIngest, Version(kContext, version, length, Ladder())));
     group_->SettleLadders();
   }
   EXPECT_GT(Usage().rungs[2].pages, 0);
-  OpenAsker(2600);
-  CheckContext(kAsker, 2600);
+  OpenAsker(4000);
+  CheckContext(kAsker, 4000);
 }
 
 TEST_F(KvStoreLadderTest, PoliciesThatMakeNoSenseAreRefusedByTheirField) {

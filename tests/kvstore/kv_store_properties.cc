@@ -278,9 +278,8 @@ class Model {
       }
     });
     if (!stepped) {
-      ExpectFull(stepped);
       EXPECT_EQ(group_->Length(SequenceId{id}), state.length);
-      return;
+      return ExpectFull(stepped);
     }
     state.length += tokens;
     EXPECT_EQ(group_->Length(SequenceId{id}), state.length);
