@@ -1,9 +1,9 @@
-// A KV store whose calls fail when a test wants them to.
+// A store that fails calls on demand.
 #pragma once
 
 #include <memory>
 #include <optional>
-#include <span>
+#include <utility>
 #include <vector>
 
 #include "kvstore/kv_store.h"

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include "kvstore/page_format.h"
+#include "kvstore/key_sketch.h"
 #include "kvstore/tokens/token_policy.h"
 
 namespace varve::cli {
@@ -40,6 +42,12 @@ double KeptBits(const Codec& codec, const PolicyChoice& policy, const ModelShape
                                 .num_tokens = page.token_capacity};
     return codec.BitsPerValue(page) +
            8.0 * static_cast<double>(KeyCentroidsSection(identity, 0).bytes) / values;
+  }
+  if (policy.name == kSelectPolicy) {
+    const KvGeometry geometry{.num_kv_heads = page.num_kv_heads, .head_dim = page.head_dim};
+    return codec.BitsPerValue(page) +
+           8.0 * static_cast<double>(KeySketch(geometry, page.token_capacity).BytesPerPage()) /
+               (2.0 * page.num_kv_heads * page.token_capacity * page.head_dim);
   }
   const TokenPolicy* tokens = TokenPolicyOf(policy.name);
   if (tokens == nullptr) {
@@ -90,6 +98,7 @@ std::span<const std::string_view> PolicyNames() {
       names.push_back(policy->name());
     }
     names.push_back(kClusterKv);
+    names.push_back(kSelectPolicy);
     return names;
   }();
   return kNames;
@@ -125,11 +134,24 @@ Result<PolicyChoice> ParsePolicyChoice(const std::string& label) {
 KvPolicy Candidate::Kv() const {
   KvPolicy kv = ExactKv();
   kv.codec = codec->name();
-  if (policy.name != kFullPolicy) {
+  if (policy.name != kFullPolicy && policy.name != kSelectPolicy) {
     kv.tokens = policy.name;
     kv.keep = policy.keep;
   }
   return kv;
+}
+
+std::optional<SelectiveAttention> Candidate::Selective(int64_t num_tokens) const {
+  if (policy.name != kSelectPolicy) {
+    return std::nullopt;
+  }
+  const double budget = policy.keep * static_cast<double>(num_tokens);
+  return SelectiveAttention{.epsilon = 1e-4,
+                            .budget_tokens = std::max<int64_t>(1, std::llround(budget))};
+}
+
+bool Candidate::ChoosesPages() const {
+  return policy.name == kSelectPolicy || SelectsPages(Kv());
 }
 
 EvalRow Candidate::Row(const std::string& part, const std::string& model, double outliers) const {

@@ -1,6 +1,7 @@
 // What is compared: codecs, each with a token policy.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -9,6 +10,7 @@
 #include "kernels/codec/codec.h"
 #include "proto/base/result.h"
 #include "proto/kv_policy.h"
+#include "proto/worker_group.h"
 
 #include "ops/cli/eval/eval_options.h"
 #include "ops/cli/eval/eval_row.h"
@@ -18,10 +20,15 @@ namespace varve::cli {
 // Keys and values without loss: what everything is compared with.
 inline constexpr std::string_view kExactCodec = "f32";
 
+// Pages of a context are ranked by a sketch of their keys and sampled, by request
+// (worker/selective_attention.h): no policy of the context, but measured beside those.
+inline constexpr std::string_view kSelectPolicy = "select";
+
 // A token policy and its share (KvPolicy::keep).
 struct PolicyChoice {
   std::string name = "full";  // of PolicyNames()
-  double keep = 1;            // in (0, 1]; 1: every token (of clusterkv: every page is read)
+  // In (0, 1]; 1: every token. Of clusterkv and select: the share of the pages that is read.
+  double keep = 1;
 
   // "full", or NAME:KEEP.
   std::string Label() const;
@@ -46,6 +53,11 @@ struct Candidate {
   // How a context is kept that is measured with this candidate. Sinks and newest tokens are f32, so
   // that codec and policy alone are measured.
   KvPolicy Kv() const;
+  // How a request attends to a context of that many tokens; nothing: as Kv() says. The budget
+  // decides what is read, not the error.
+  std::optional<SelectiveAttention> Selective(int64_t num_tokens) const;
+  // Whether requests choose what they read.
+  bool ChoosesPages() const;
   // A row about it, without figures.
   EvalRow Row(const std::string& part, const std::string& model, double outliers) const;
 };

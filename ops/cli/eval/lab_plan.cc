@@ -38,7 +38,8 @@ Result<void> CheckParts(const EvalOptions& options) {
 // give figures of exact attention that look like those of the choice.
 Result<void> CheckPageSelection(const EvalOptions& options) {
   for (const std::string& label : options.policies) {
-    const bool selects = label.substr(0, label.find(':')) == kClusterKv;
+    const std::string name = label.substr(0, label.find(':'));
+    const bool selects = name == kClusterKv || name == kSelectPolicy;
     for (const std::string& part : options.parts) {
       if (selects && part != "retrieval") {
         return Error{ErrorCode::kInvalidArgument,

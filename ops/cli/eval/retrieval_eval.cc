@@ -61,13 +61,19 @@ Result<std::vector<std::vector<float>>> StepAsServed(std::span<const AskedQuesti
   }
 }
 
-// Ingests a document, asks everything about it, forgets it.
+// Ingests a document, asks everything about it as the candidate does (null: exactly), forgets it.
 Result<void> Ask(const Document& document,
                  const KvPolicy& policy,
+                 const Candidate* candidate,
                  LabModel* model,
                  std::vector<Outcome>* outcomes) {
   VARVE_TRY(const ContextId context, model->Ingest(document.tokens, policy));
   const auto length = static_cast<int64_t>(document.tokens.size());
+  OpenSequenceOptions options{.base = context, .base_tokens = length, .policy = policy};
+  if (candidate != nullptr) {
+    options.selective = candidate->Selective(length);
+  }
+  const bool chooses_pages = candidate != nullptr && candidate->ChoosesPages();
   for (size_t first = 0; first < document.questions.size();) {
     std::vector<SequenceWork> work;
     size_t num_tokens = 0;
@@ -78,13 +84,12 @@ Result<void> Ask(const Document& document,
       if (num_tokens > LabModel::kStepTokens) {
         break;
       }
-      VARVE_TRY(const SequenceId sequence,
-                model->OpenSequence({.base = context, .base_tokens = length, .policy = policy}));
+      VARVE_TRY(const SequenceId sequence, model->OpenSequence(options));
       work.push_back({.sequence = sequence, .first_position = length, .tokens = question.tokens});
     }
     const auto questions = std::span(document.questions).subspan(first, end - first);
     VARVE_TRY(const auto logits,
-              SelectsPages(policy) ? StepAsServed(questions, work, model) : model->StepAll(work));
+              chooses_pages ? StepAsServed(questions, work, model) : model->StepAll(work));
     for (size_t i = first; i < end; ++i) {
       VARVE_RETURN_IF_ERROR(model->CloseSequence(work[i - first].sequence));
       const AskedQuestion& question = document.questions[i];
@@ -152,10 +157,11 @@ Result<std::vector<EvalRow>> MeasureRetrieval(const EvalOptions& options,
   std::vector<Outcome> exact;
   std::vector<std::vector<Outcome>> outcomes(candidates.size());
   for (const Document& document : documents) {
-    VARVE_RETURN_IF_ERROR(Ask(document, ExactKv(), model, &exact));
+    VARVE_RETURN_IF_ERROR(Ask(document, ExactKv(), nullptr, model, &exact));
     progress->Advance();
     for (size_t i = 0; i < candidates.size(); ++i) {
-      VARVE_RETURN_IF_ERROR(Ask(document, candidates[i].Kv(), model, &outcomes[i]));
+      const Candidate& candidate = candidates[i];
+      VARVE_RETURN_IF_ERROR(Ask(document, candidate.Kv(), &candidate, model, &outcomes[i]));
       progress->Advance();
     }
   }

@@ -82,6 +82,22 @@ TEST(Candidates, ClusterKvCostsItsCentroids) {
   EXPECT_EQ(candidates->front().Kv().tokens, "clusterkv");
 }
 
+// All tokens, and beside them 2 bits and a scale for each key, and the mean of a page's keys.
+TEST(Candidates, SelectCostsItsSketch) {
+  EvalOptions options;
+  options.codecs = {"int8"};
+  options.policies = {"select:0.1"};
+  const RunShape page{kPage.num_kv_heads, 64, 128};
+  const auto candidates = MakeCandidates(options, page);
+  ASSERT_OK(candidates);
+  EXPECT_NEAR(candidates->front().bpe,
+              CodecOf("int8")->BitsPerValue(page) + (2 + 16 / 64.0 + 16 / 128.0) / 2,
+              0.01);
+  EXPECT_EQ(candidates->front().Kv().tokens, "all");
+  EXPECT_EQ(candidates->front().Selective(5000)->budget_tokens, 500);
+  EXPECT_TRUE(candidates->front().ChoosesPages());
+}
+
 TEST(Candidates, RefuseByName) {
   EvalOptions options;
   options.codecs = {"int5"};

@@ -61,19 +61,22 @@ TEST(LabPlan, RefusesTablesThatAreNotThere) {
 }
 
 // Other parts would measure exact attention under its name.
-TEST(LabPlan, ClusterKvIsMeasuredByRetrievalOnly) {
+TEST(LabPlan, ChoicesOfPagesAreMeasuredByRetrievalOnly) {
   EvalOptions options = Options({"retrieval"});
   options.policies = {"full", "clusterkv:0.25"};
   const auto plan = MakeLabPlan(options);
   ASSERT_OK(plan);
   EXPECT_EQ(plan->candidates.back().Kv().tokens, "clusterkv");
   EXPECT_EQ(plan->candidates.back().Kv().keep, 0.25);
-  for (const char* part : {"divergence", "planted", "rate", "tradeoff"}) {
-    options.parts = {"retrieval", part};
-    const auto refused = MakeLabPlan(options);
-    ASSERT_ERROR(refused, ErrorCode::kInvalidArgument);
-    EXPECT_NE(refused.error().message.find(part), std::string::npos);
-    EXPECT_NE(refused.error().message.find("--parts retrieval"), std::string::npos);
+  for (const char* policy : {"clusterkv:0.25", "select:0.25"}) {
+    options.policies = {policy};
+    for (const char* part : {"divergence", "planted", "rate", "tradeoff"}) {
+      options.parts = {"retrieval", part};
+      const auto refused = MakeLabPlan(options);
+      ASSERT_ERROR(refused, ErrorCode::kInvalidArgument);
+      EXPECT_NE(refused.error().message.find(part), std::string::npos);
+      EXPECT_NE(refused.error().message.find("--parts retrieval"), std::string::npos);
+    }
   }
 }
 
