@@ -29,6 +29,30 @@ const char* StatusWord(ContextStatus status) {
   VARVE_UNREACHABLE("an unknown ContextStatus");
 }
 
+// The name of the codec, or of that of each rung of a ladder.
+Json CodecObject(const KvPolicy& policy) {
+  if (policy.warm_codec.empty() && policy.cold_codec.empty()) {
+    return policy.codec;
+  }
+  Json rungs = {{"hot", policy.codec}};
+  if (!policy.warm_codec.empty()) {
+    rungs["warm"] = policy.warm_codec;
+  }
+  if (!policy.cold_codec.empty()) {
+    rungs["cold"] = policy.cold_codec;
+  }
+  return rungs;
+}
+
+Json RungsObject(const ContextUsage& usage) {
+  Json rungs;
+  for (size_t rung = 0; rung < kNumRungs; ++rung) {
+    rungs[std::string(kRungNames[rung])] = {{"pages", usage.rungs[rung].pages},
+                                            {"bytes", usage.rungs[rung].bytes}};
+  }
+  return rungs;
+}
+
 Json ContextObject(const ContextView& view, WorkerGroup* workers) {
   const ContextManifest& manifest = view.manifest;
   Json object;
@@ -48,7 +72,7 @@ Json ContextObject(const ContextView& view, WorkerGroup* workers) {
   object["created_at"] = manifest.created_unix_s;
   object["updated_at"] = manifest.updated_unix_s;
   const KvPolicy& policy = manifest.policy;
-  object["kv"] = {{"codec", policy.codec},
+  object["kv"] = {{"codec", CodecObject(policy)},
                   {"exact_codec", policy.exact_codec},
                   {"page_tokens", policy.page_tokens},
                   {"sink_tokens", policy.sink_tokens},
@@ -59,11 +83,13 @@ Json ContextObject(const ContextView& view, WorkerGroup* workers) {
   const Result<ContextUsage> asked = workers->GetContextUsage(manifest.id);
   const ContextUsage usage = asked ? *asked : ContextUsage{};
   object["usage"] = {{"pages", usage.num_pages},
+                     {"device_bytes", usage.device_bytes},
                      {"host_bytes", usage.host_bytes},
                      {"disk_bytes", usage.disk_bytes},
                      {"bf16_bytes", usage.bf16_bytes},
                      {"layer_tokens", usage.layer_tokens},
-                     {"kept_layer_tokens", usage.kept_layer_tokens}};
+                     {"kept_layer_tokens", usage.kept_layer_tokens},
+                     {"rungs", RungsObject(usage)}};
   return object;
 }
 
@@ -79,23 +105,22 @@ ApiError CatalogError(const Error& error) {
                   .code = error.code == ErrorCode::kNotFound ? "context_not_found" : ""};
 }
 
-// A codec's name, or {"hot": NAME}: the pages of every tier are encoded alike in this version.
-void ReadCodec(RequestFields* kv, std::string* codec) {
+// A codec's name, or {"hot": NAME, "warm": NAME, "cold": NAME}, of which all but the first may be
+// absent.
+void ReadCodec(RequestFields* kv, KvPolicy* policy) {
   nlohmann::json* value = kv->Any("codec");
   if (value == nullptr || !value->is_object()) {
-    *codec = kv->String("codec").value_or(*codec);
+    if (const std::optional<std::string> codec = kv->String("codec")) {
+      policy->codec = *codec;
+      policy->warm_codec.clear();  // a default policy's ladder begins with another codec
+      policy->cold_codec.clear();
+    }
     return;
   }
   RequestFields tiers(value, "kv.codec.");
-  for (const char* tier : {"warm", "cold"}) {
-    if (tiers.Any(tier) != nullptr) {
-      tiers.Fail(tier,
-                 "needs a ladder that encodes pages anew as they move down the tiers, which this "
-                 "server does not have: pages keep their \"hot\" codec",
-                 ErrorCode::kUnsupported);
-    }
-  }
-  *codec = tiers.RequiredString("hot");
+  policy->codec = tiers.RequiredString("hot");
+  policy->warm_codec = tiers.String("warm").value_or("");
+  policy->cold_codec = tiers.String("cold").value_or("");
   if (auto error = tiers.Finish()) {
     kv->Fail(*std::move(error));
   }
@@ -107,7 +132,7 @@ void ReadPolicy(RequestFields* fields, KvPolicy* policy) {
     return;
   }
   RequestFields kv(object, "kv.");
-  ReadCodec(&kv, &policy->codec);
+  ReadCodec(&kv, policy);
   policy->exact_codec = kv.String("exact_codec").value_or(policy->exact_codec);
   const auto count = [&kv](const char* name, int64_t min, int64_t max, int32_t* value) {
     *value = static_cast<int32_t>(kv.Integer(name, min, max).value_or(*value));

@@ -130,6 +130,8 @@ std::string EncodeManifest(const ContextManifest& manifest) {
   AppendString(record, manifest.name);
   Append(record, manifest.policy.keep);
   AppendString(record, manifest.policy.tokens);
+  AppendString(record, manifest.policy.warm_codec);
+  AppendString(record, manifest.policy.cold_codec);
   AppendChecksum(record, ManifestRowKey(manifest.id, manifest.version));
   return record;
 }
@@ -157,6 +159,10 @@ Result<ContextManifest> DecodeManifest(std::string_view row, std::string_view re
   if (envelope.version >= 2) {
     reader.Read(manifest.policy.keep);
     reader.ReadString(manifest.policy.tokens);
+  }
+  if (envelope.version >= 3) {
+    reader.ReadString(manifest.policy.warm_codec);
+    reader.ReadString(manifest.policy.cold_codec);
   }
   if (!reader.ok() || !reader.empty() || ManifestRowKey(manifest.id, manifest.version) != row) {
     return Error{ErrorCode::kPageCorrupt,

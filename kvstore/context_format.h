@@ -13,8 +13,9 @@
 
 namespace varve {
 
-// Version 1 had no token policy: its contexts keep all tokens.
-inline constexpr uint16_t kManifestFormatVersion = 2;
+// Version 1 had no token policy: its contexts keep all tokens. Version 2 had no ladder: the pages
+// of its contexts keep their codec.
+inline constexpr uint16_t kManifestFormatVersion = 3;
 inline constexpr uint16_t kTextFormatVersion = 1;
 
 std::string EncodeManifest(const ContextManifest& manifest);

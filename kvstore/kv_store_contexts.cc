@@ -38,7 +38,8 @@ Result<std::shared_ptr<ContextState>> KvStoreImpl::NewContext(const ContextManif
     }
     bytes += chooser_.WorkspaceBytes(NumKeyClusters(manifest.policy.page_tokens));
   }
-  VARVE_TRY(context->charge, host_.Reserve(bytes, "a context"));
+  VARVE_TRY(context->charge, memory_.Reserve(bytes, "a context"));
+  VARVE_RETURN_IF_ERROR(MakeLadder(*context));
   return context;
 }
 
@@ -107,8 +108,11 @@ Result<void> KvStoreImpl::RecoverContext(const ContextManifest& manifest) {
   }
   VARVE_RETURN_IF_ERROR(disk_->DropOlderVersions(manifest.id, manifest.version));
   VARVE_RETURN_IF_ERROR(DeleteStalePages(*context));
+  VARVE_RETURN_IF_ERROR(FillLadder(*context));
   counters_.num_pages += NumSealedPages(*context);
   contexts_.emplace(manifest.id, std::move(context));
+  plan_is_due_ = true;
+  PublishRungs();
   return {};
 }
 
@@ -179,11 +183,11 @@ Result<void> KvStoreImpl::WriteTail(const SequenceState& state,
   const PageIdentity identity = tails.IdentityOf(page, row, sealer_.ShapeOf(1));
   const RecordId id = tails.IdOf(page, row);
   const uint64_t record_bytes =
-      sealer_.TailBytes(state.policy, identity) + HostTier::kRecordOverheadBytes;
-  host_.Erase(id);  // of a preparation that was not committed
-  std::optional<HostCharge> charge = host_.TryAdmit(record_bytes);
+      sealer_.TailBytes(state.policy, identity) + MemoryTier::kRecordOverheadBytes;
+  memory_.Erase(id);  // of a preparation that was not committed
+  std::optional<MemoryCharge> charge = memory_.TryAdmit(record_bytes);
   if (!charge && disk_ == nullptr) {
-    VARVE_TRY(charge, host_.Reserve(record_bytes, "the committed tail of a context"));
+    VARVE_TRY(charge, memory_.Reserve(record_bytes, "the committed tail of a context"));
   }
   std::vector<std::byte> record = sealer_.WriteTail(state.policy, identity, run);
   if (disk_ != nullptr) {
@@ -193,9 +197,9 @@ Result<void> KvStoreImpl::WriteTail(const SequenceState& state,
     counters_.disk_bytes_written += record.size();
   }
   if (charge) {
-    host_.Insert(id,
-                 std::make_shared<ResidentPage>(std::move(record), identity, std::move(*charge)),
-                 disk_ != nullptr);
+    memory_.Insert(id,
+                   std::make_shared<ResidentPage>(std::move(record), identity, std::move(*charge)),
+                   disk_ != nullptr);
   }
   return {};
 }
@@ -210,6 +214,8 @@ Result<void> KvStoreImpl::FinishCommit(const ContextManifest& manifest) {
                              manifest.version)};
   }
   context->committed = manifest;
+  plan_is_due_ = true;
+  PublishRungs();
   return ReleaseUnneeded(*context);
 }
 
@@ -221,7 +227,7 @@ Result<void> KvStoreImpl::ReleaseUnneeded(ContextState& context) {
   }
   if (oldest > context.released_before) {
     context.released_before = oldest;
-    host_.EraseTailsBefore(context.committed.id.value, oldest);
+    memory_.EraseTailsBefore(context.committed.id.value, oldest);
     if (disk_ != nullptr) {
       VARVE_RETURN_IF_ERROR(disk_->DropOlderVersions(context.committed.id, oldest));
     }
@@ -236,6 +242,9 @@ Result<void> KvStoreImpl::CloseIngest(SequenceState& state) {
   const int64_t first = context.grid.SealedEnd(context.committed.num_tokens);
   for (KeyIndex& index : context.key_indexes) {
     index.Truncate(context.grid.CountOwned(0, first));
+  }
+  for (int32_t layer = 0; context.ladder != nullptr && layer < num_layers(); ++layer) {
+    context.ladder->Truncate(layer, context.grid.CountOwned(0, first));
   }
   Result<void> closed = ReleaseWindowPages(context);
   for (int32_t layer = 0; layer < num_layers(); ++layer) {
@@ -261,14 +270,18 @@ Result<void> KvStoreImpl::DeleteContext(ContextId context) {
                              state->snapshot_versions.size(),
                              state->ingest ? " and its ingest" : "")};
   }
+  if (demoter_.is_busy() && demoter_.context() == context) {
+    ApplyDemotions(demoter_.Take(true));
+  }
   // The manifest has to go before the pages do, so the disk tier deletes all of it, for all
   // workers; a second call finds nothing.
   if (disk_ != nullptr) {
     VARVE_RETURN_IF_ERROR(disk_->DeleteContext(context));
   }
   counters_.num_pages -= NumSealedPages(*state);
-  host_.EraseOwner(PageKey::Space::kContext, context.value);
+  memory_.EraseOwner(PageKey::Space::kContext, context.value);
   contexts_.erase(context);
+  PublishRungs();
   return {};
 }
 

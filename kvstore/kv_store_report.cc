@@ -54,10 +54,11 @@ void KvStoreImpl::Count(const PageSegment& segment,
                         const PageIdentity& identity,
                         uint64_t record_bytes,
                         int64_t times,
-                        ContextUsage& usage) const {
+                        ContextUsage& usage,
+                        Rung rung) const {
   const bool tail = segment.source == PageSegment::Source::kTail;
-  const int64_t kept =
-      tail ? identity.num_tokens : sealer_.KeptTokensOf(segment.policy, identity, record_bytes);
+  const int64_t kept = tail ? identity.num_tokens
+                            : sealer_.KeptTokensOf(segment.policy, identity, record_bytes, rung);
   const uint64_t token_bytes = uint64_t{4} * static_cast<uint64_t>(options_.geometry.num_kv_heads) *
                                static_cast<uint64_t>(options_.geometry.head_dim);
   usage.disk_bytes += static_cast<uint64_t>(times) * (record_bytes + kRecordRowBytes);
@@ -65,11 +66,16 @@ void KvStoreImpl::Count(const PageSegment& segment,
       static_cast<uint64_t>(times) * static_cast<uint64_t>(identity.num_tokens) * token_bytes;
   usage.layer_tokens += times * identity.num_tokens;
   usage.kept_layer_tokens += times * kept;
+  if (!tail) {
+    usage.rungs[0].pages += times;
+    usage.rungs[0].bytes += static_cast<uint64_t>(times) * record_bytes;
+  }
 }
 
 // The sealed pages of a layer. Where the numbers decide how much of a page stays, each page has its
 // own size, which the disk's index (or, without a disk, the host tier) knows.
-Result<void> KvStoreImpl::CountSealed(const PageSegment& sealed,
+Result<void> KvStoreImpl::CountSealed(const ContextState& context,
+                                      const PageSegment& sealed,
                                       uint16_t layer,
                                       int64_t first,
                                       ContextUsage& usage) const {
@@ -80,7 +86,9 @@ Result<void> KvStoreImpl::CountSealed(const PageSegment& sealed,
   // Pages behind the sinks are alike.
   const int64_t alike = std::clamp(
       grid.NumPages(sealed.policy.policy.sink_tokens), first, std::max(first, sealed.end_page));
-  if (sealed.policy.tokens == nullptr || !sealed.policy.tokens->size_depends_on_data()) {
+  const PageLadder* ladder = window(layer) == 0 ? context.ladder.get() : nullptr;
+  if (ladder == nullptr &&
+      (sealed.policy.tokens == nullptr || !sealed.policy.tokens->size_depends_on_data())) {
     for (int64_t page = grid.NextOwned(first); page < alike; page = grid.NextOwned(page + 1)) {
       const PageIdentity identity = identity_of(page);
       Count(sealed, identity, sealer_.SealedBytes(sealed.policy, identity), 1, usage);
@@ -92,25 +100,32 @@ Result<void> KvStoreImpl::CountSealed(const PageSegment& sealed,
     return {};
   }
   std::map<int64_t, uint64_t> bytes_of;
-  if (disk_ != nullptr) {
+  if (ladder == nullptr && disk_ != nullptr) {
     VARVE_TRY(const auto pages, disk_->ListLayerPageBytes(ContextId{sealed.owner}, layer));
     for (const auto& [key, bytes] : pages) {
       bytes_of[static_cast<int64_t>(key.page)] = bytes;
     }
   }
-  std::map<uint64_t, int64_t> pages_of_size;
+  std::map<std::pair<uint64_t, Rung>, int64_t> pages_of_size;
   for (int64_t page = grid.NextOwned(first); page < sealed.end_page;
        page = grid.NextOwned(page + 1)) {
-    const uint64_t bytes =
-        disk_ != nullptr ? bytes_of[page] : host_.RecordBytes(sealed.IdOf(page, layer));
-    if (page < alike) {
-      Count(sealed, identity_of(page), bytes, 1, usage);
+    uint64_t bytes = 0;
+    Rung rung = Rung::kHot;
+    if (ladder != nullptr) {
+      const LadderPage& known = ladder->page(layer, grid.CountOwned(0, page));
+      bytes = known.bytes;
+      rung = known.rung;
     } else {
-      ++pages_of_size[bytes];
+      bytes = disk_ != nullptr ? bytes_of[page] : memory_.RecordBytes(sealed.IdOf(page, layer));
+    }
+    if (page < alike) {
+      Count(sealed, identity_of(page), bytes, 1, usage, rung);
+    } else {
+      ++pages_of_size[{bytes, rung}];
     }
   }
-  for (const auto& [bytes, pages] : pages_of_size) {
-    Count(sealed, identity_of(alike), bytes, pages, usage);
+  for (const auto& [size, pages] : pages_of_size) {
+    Count(sealed, identity_of(alike), size.first, pages, usage, size.second);
   }
   return {};
 }
@@ -121,29 +136,42 @@ Result<ContextUsage> KvStoreImpl::GetContextUsage(ContextId id) const {
   usage.id = id;
   usage.num_pages = NumSealedPages(*context);
   usage.host_bytes = host_.ResidentBytes(PageKey::Space::kContext, id.value);
+  if (device_ != nullptr) {
+    usage.device_bytes = device_->ResidentBytes(PageKey::Space::kContext, id.value);
+  }
   const PageSegment sealed = CommittedSegment(*context, PageSegment::Source::kSealed);
   const PageSegment tails = CommittedSegment(*context, PageSegment::Source::kTail);
   for (int32_t layer = 0; layer < num_layers(); ++layer) {
     const auto row = static_cast<uint16_t>(layer);
     const int64_t first =
         context->grid.FirstReachable(context->committed.num_tokens, window(layer));
-    VARVE_RETURN_IF_ERROR(CountSealed(sealed, row, first, usage));
+    VARVE_RETURN_IF_ERROR(CountSealed(*context, sealed, row, first, usage));
     int64_t page = context->grid.NextOwned(std::max(first, tails.first_page));
     for (; page < tails.end_page; page = context->grid.NextOwned(page + 1)) {
       const PageIdentity identity = tails.IdentityOf(page, row, sealer_.ShapeOf(1));
       Count(tails, identity, sealer_.TailBytes(context->policy, identity), 1, usage);
     }
   }
+  for (size_t rung = 1; context->ladder != nullptr && rung < kNumRungs; ++rung) {
+    usage.rungs[rung] = context->ladder->usage()[rung];
+    usage.rungs[0].pages -= usage.rungs[rung].pages;
+    usage.rungs[0].bytes -= usage.rungs[rung].bytes;
+  }
   return usage;
 }
 
 WorkerStats KvStoreImpl::Stats() const {
   WorkerStats stats;
+  stats.has_device = device_ != nullptr;
+  if (device_ != nullptr) {
+    stats.device = {device_->used(), device_->budget()};
+  }
   stats.host = {host_.used(), host_.budget()};
   if (disk_ != nullptr) {
     stats.disk = disk_->GetStats().bytes;
   }
   stats.num_pages = counters_.num_pages;
+  stats.page_reads_device = counters_.page_reads_device;
   stats.page_reads_host = counters_.page_reads_host;
   stats.page_reads_disk = counters_.page_reads_disk;
   stats.disk_bytes_read = counters_.disk_bytes_read;
@@ -152,6 +180,14 @@ WorkerStats KvStoreImpl::Stats() const {
   stats.selective_pages_read = counters_.selective_pages_read;
   stats.selective_pages_total = counters_.selective_pages_total;
   stats.checksum_failures = counters_.checksum_failures;
+  for (size_t rung = 0; rung < kNumRungs; ++rung) {
+    stats.rungs[rung] = {ladder_counters_.pages[rung], ladder_counters_.bytes[rung]};
+    stats.demotions[rung] = ladder_counters_.demotions[rung];
+    stats.demoted_bytes[rung] = ladder_counters_.demoted_bytes[rung];
+  }
+  for (size_t reason = 0; reason < stats.demotion_failures.size(); ++reason) {
+    stats.demotion_failures[reason] = ladder_counters_.failures[reason];
+  }
   stats.disk_read_seconds = static_cast<double>(counters_.disk_read_us) * 1e-6;
   stats.disk_write_seconds = static_cast<double>(counters_.disk_write_us) * 1e-6;
   return stats;
@@ -163,7 +199,7 @@ std::vector<KvStore::HeldPage> KvStoreImpl::HeldPages() const {
     HeldPage entry{segment.owner, segment.space == PageKey::Space::kScratch, layer, page};
     entry.sealed = segment.source == PageSegment::Source::kSealed;
     entry.resident = segment.source == PageSegment::Source::kUnsealed ||
-                     host_.Contains(segment.IdOf(page, static_cast<uint16_t>(layer)));
+                     memory_.Contains(segment.IdOf(page, static_cast<uint16_t>(layer)));
     held.push_back(entry);
   };
   const auto add_owned =

@@ -9,10 +9,11 @@
 #include <set>
 #include <vector>
 
-#include "kvstore/host_tier.h"
 #include "kvstore/key_index.h"
 #include "kvstore/key_sketch.h"
+#include "kvstore/memory_tier.h"
 #include "kvstore/page_grid.h"
+#include "kvstore/page_ladder.h"
 #include "kvstore/sealer.h"
 #include "proto/base/ids.h"
 #include "proto/context_manifest.h"
@@ -36,10 +37,15 @@ struct ContextState {
   // [num_layers], of a policy that selects pages; else empty. Sealed pages from the first on, the
   // ingest's as far as there were all before: requests fill the rest.
   std::vector<KeyIndex> key_indexes;
+  // Of a policy with a ladder; else null. Sealed pages of global layers, the ingest's, too.
+  std::unique_ptr<PageLadder> ladder;
+  std::array<uint64_t, kNumRungs> page_bytes{};  // of a page of all tokens in each rung's codec
+  bool is_pinned = false;                        // its pages stay hot
+  int64_t last_read_us = 0;                      // a request began a step on it
   // [num_layers] once a request attended selectively, else empty: what it ranks pages by.
   std::vector<KeySketch> key_sketches;
   uint64_t released_before = 0;  // versions below have been let go
-  HostCharge charge;
+  MemoryCharge charge;
 
   bool in_use() const { return ingest.has_value() || !snapshot_versions.empty(); }
 };
@@ -66,7 +72,7 @@ struct SequenceState {
   WindowPages window_pages;                          // of a request; an ingest's are its context's
   PageReads selected_reads;                          // of a request on a context that selects pages
   std::vector<std::map<int64_t, UnsealedRun>> runs;  // [num_layers] by page
-  HostCharge charge;
+  MemoryCharge charge;
 
   PageKey::Space space() const {
     return is_ingest ? PageKey::Space::kContext : PageKey::Space::kScratch;

@@ -102,6 +102,10 @@ void SizePages(const Rows& rows) {
   for (float& size : s.sizes) {
     size = (std::isfinite(size) ? std::sqrt(size) : 0.0F) + kSmallestShare * even;
   }
+  if (rows.part.observes_mass) {
+    rows.rank.store.ObserveMass(
+        rows.part.work->sequence, rows.layer, rows.selectable.pages, s.sizes);
+  }
   s.draws.resize(num_pages);
   for (size_t page = 0; page < num_pages; ++page) {
     s.draws[page] = DrawOf(rows.options.seed, rows.layer, rows.selectable.pages[page]);

@@ -82,6 +82,10 @@ std::string KeptText(const ContextInfo& context) {
                      100 * held);
 }
 
+bool HasLadder(const ContextInfo& context) {
+  return context.codec.find(',') != std::string::npos;
+}
+
 void PrintContext(const ContextInfo& context) {
   Table table({});
   table.AddRow({"name", context.name});
@@ -90,6 +94,12 @@ void PrintContext(const ContextInfo& context) {
   table.AddRow({"model", context.model});
   table.AddRow({"codec", context.codec});
   table.AddRow({"keeps", KeptText(context)});
+  for (size_t rung = 0; HasLadder(context) && rung < kNumRungs; ++rung) {
+    table.AddRow({std::string(kRungNames[rung]),
+                  fmt::format("{} in {} pages",
+                              FormatBytes(context.rungs[rung].bytes),
+                              FormatCount(context.rungs[rung].pages))});
+  }
   table.AddRow({"tokens",
                 context.tokens_pending > 0 ? fmt::format("{} ({} to come)",
                                                          FormatCount(context.tokens),
@@ -100,6 +110,9 @@ void PrintContext(const ContextInfo& context) {
                             FormatBytes(context.text_bytes),
                             FormatBytes(context.text_bytes_received))});
   table.AddRow({"pages", FormatCount(context.pages)});
+  if (context.device_bytes > 0) {
+    table.AddRow({"device", FormatBytes(context.device_bytes)});
+  }
   table.AddRow({"host", FormatBytes(context.host_bytes)});
   table.AddRow({"disk", FormatBytes(context.disk_bytes)});
   table.AddRow({"bytes/token",

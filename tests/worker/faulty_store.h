@@ -106,6 +106,17 @@ class FaultyStore final : public KvStore {
   Result<ContextUsage> GetContextUsage(ContextId c) const override {
     return real_->GetContextUsage(c);
   }
+  bool ObservesMass(SequenceId s) const override { return real_->ObservesMass(s); }
+  void ObserveMass(SequenceId s,
+                   int32_t layer,
+                   std::span<const int64_t> pages,
+                   std::span<const float> shares) override {
+    real_->ObserveMass(s, layer, pages, shares);
+  }
+  Result<void> SetPinned(ContextId c, bool is_pinned) override {
+    return real_->SetPinned(c, is_pinned);
+  }
+  bool Maintain() override { return real_->Maintain(); }
   WorkerStats Stats() const override { return real_->Stats(); }
   std::vector<HeldPage> HeldPages() const override { return real_->HeldPages(); }
 
