@@ -48,8 +48,10 @@ TEST(Contexts, AreCreatedShownListedAndDeleted) {
   EXPECT_EQ(shown["kv"]["codec"], "bf16");
   EXPECT_EQ(shown["kv"]["recent_window_tokens"], 32);
   EXPECT_EQ(shown["usage"],
-            Json::parse(R"({"pages":0,"host_bytes":100,"disk_bytes":110,"bf16_bytes":200,)"
-                        R"("layer_tokens":20,"kept_layer_tokens":15})"));
+            Json::parse(
+                R"({"pages":0,"device_bytes":0,"host_bytes":100,"disk_bytes":110,"bf16_bytes":200,)"
+                R"("layer_tokens":20,"kept_layer_tokens":15,"rungs":{"hot":{"pages":0,"bytes":0},)"
+                R"("warm":{"pages":0,"bytes":0},"cold":{"pages":0,"bytes":0}}})"));
   EXPECT_EQ(rig.workers.Stored("library")->manifest.policy.page_tokens, 64);
 
   const Json list = rig.Get("/v1/contexts").json();
