@@ -19,6 +19,30 @@ const char* StatusWord(ContextStatus status) {
   VARVE_UNREACHABLE("an unknown ContextStatus");
 }
 
+// The name of the codec, or of that of each rung of a ladder.
+Json CodecObject(const KvPolicy& policy) {
+  if (policy.warm_codec.empty() && policy.cold_codec.empty()) {
+    return policy.codec;
+  }
+  Json rungs = {{"hot", policy.codec}};
+  if (!policy.warm_codec.empty()) {
+    rungs["warm"] = policy.warm_codec;
+  }
+  if (!policy.cold_codec.empty()) {
+    rungs["cold"] = policy.cold_codec;
+  }
+  return rungs;
+}
+
+Json RungsObject(const ContextUsage& usage) {
+  Json rungs;
+  for (size_t rung = 0; rung < kNumRungs; ++rung) {
+    rungs[std::string(kRungNames[rung])] = {{"pages", usage.rungs[rung].pages},
+                                            {"bytes", usage.rungs[rung].bytes}};
+  }
+  return rungs;
+}
+
 }  // namespace
 
 Json ContextObject(const ContextView& view, WorkerGroup* workers) {
@@ -48,7 +72,7 @@ Json ContextObject(const ContextView& view, WorkerGroup* workers) {
   object["expires_at"] =
       expires ? Json(attributes.last_used_unix_s + attributes.ttl_s) : Json(nullptr);
   const KvPolicy& policy = manifest.policy;
-  object["kv"] = {{"codec", policy.codec},
+  object["kv"] = {{"codec", CodecObject(policy)},
                   {"exact_codec", policy.exact_codec},
                   {"page_tokens", policy.page_tokens},
                   {"sink_tokens", policy.sink_tokens},
@@ -59,13 +83,16 @@ Json ContextObject(const ContextView& view, WorkerGroup* workers) {
   const Result<ContextUsage> asked = workers->GetContextUsage(manifest.id);
   const ContextUsage usage = asked ? *asked : ContextUsage{};
   object["usage"] = {{"pages", usage.num_pages},
+                     {"device_bytes", usage.device_bytes},
                      {"host_bytes", usage.host_bytes},
                      {"disk_bytes", usage.disk_bytes},
+                     {"shared_device_bytes", usage.shared_device_bytes},
                      {"shared_host_bytes", usage.shared_host_bytes},
                      {"shared_disk_bytes", usage.shared_disk_bytes},
                      {"bf16_bytes", usage.bf16_bytes},
                      {"layer_tokens", usage.layer_tokens},
-                     {"kept_layer_tokens", usage.kept_layer_tokens}};
+                     {"kept_layer_tokens", usage.kept_layer_tokens},
+                     {"rungs", RungsObject(usage)}};
   return object;
 }
 

@@ -20,23 +20,22 @@ using Json = nlohmann::ordered_json;
 
 constexpr int64_t kMaxTtlS = int64_t{100} * 366 * 24 * 3600;
 
-// A codec's name, or {"hot": NAME}: the pages of every tier are encoded alike in this version.
-void ReadCodec(RequestFields* kv, std::string* codec) {
+// A codec's name, or {"hot": NAME, "warm": NAME, "cold": NAME}, of which all but the first may be
+// absent.
+void ReadCodec(RequestFields* kv, KvPolicy* policy) {
   nlohmann::json* value = kv->Any("codec");
   if (value == nullptr || !value->is_object()) {
-    *codec = kv->String("codec").value_or(*codec);
+    if (const std::optional<std::string> codec = kv->String("codec")) {
+      policy->codec = *codec;
+      policy->warm_codec.clear();  // a default policy's ladder begins with another codec
+      policy->cold_codec.clear();
+    }
     return;
   }
   RequestFields tiers(value, "kv.codec.");
-  for (const char* tier : {"warm", "cold"}) {
-    if (tiers.Any(tier) != nullptr) {
-      tiers.Fail(tier,
-                 "needs a ladder that encodes pages anew as they move down the tiers, which this "
-                 "server does not have: pages keep their \"hot\" codec",
-                 ErrorCode::kUnsupported);
-    }
-  }
-  *codec = tiers.RequiredString("hot");
+  policy->codec = tiers.RequiredString("hot");
+  policy->warm_codec = tiers.String("warm").value_or("");
+  policy->cold_codec = tiers.String("cold").value_or("");
   if (auto error = tiers.Finish()) {
     kv->Fail(*std::move(error));
   }
@@ -48,7 +47,7 @@ void ReadPolicy(RequestFields* fields, KvPolicy* policy) {
     return;
   }
   RequestFields kv(object, "kv.");
-  ReadCodec(&kv, &policy->codec);
+  ReadCodec(&kv, policy);
   policy->exact_codec = kv.String("exact_codec").value_or(policy->exact_codec);
   const auto count = [&kv](const char* name, int64_t min, int64_t max, int32_t* value) {
     *value = static_cast<int32_t>(kv.Integer(name, min, max).value_or(*value));

@@ -63,6 +63,52 @@ class StatsFamilies {
   std::vector<prometheus::MetricFamily>* families_;
 };
 
+// Pages of contexts that have a codec for each rung.
+void CollectLadder(const std::vector<WorkerStats>& stats, StatsFamilies* out) {
+  using prometheus::MetricType;
+  const auto by_rung =
+      [&](const char* name, const char* help, MetricType type, size_t first, auto value) {
+        out->Begin(name, help, type);
+        for (size_t worker = 0; worker < stats.size(); ++worker) {
+          for (size_t rung = first; rung < kNumRungs; ++rung) {
+            out->Add(static_cast<int>(worker),
+                     {{"rung", std::string(kRungNames[rung])}},
+                     static_cast<double>(value(stats[worker], rung)));
+          }
+        }
+      };
+  by_rung("varve_ladder_pages",
+          "Sealed pages of contexts with a ladder, by the rung whose codec they are in",
+          MetricType::Gauge,
+          0,
+          [](const WorkerStats& s, size_t rung) { return s.rungs[rung].pages; });
+  by_rung("varve_ladder_bytes",
+          "Bytes of these pages",
+          MetricType::Gauge,
+          0,
+          [](const WorkerStats& s, size_t rung) { return s.rungs[rung].bytes; });
+  by_rung("varve_demotions_total",
+          "Pages that were encoded anew, by the rung they went to",
+          MetricType::Counter,
+          1,
+          [](const WorkerStats& s, size_t rung) { return s.demotions[rung]; });
+  by_rung("varve_demoted_bytes_total",
+          "Bytes that these pages had before",
+          MetricType::Counter,
+          1,
+          [](const WorkerStats& s, size_t rung) { return s.demoted_bytes[rung]; });
+  out->Begin("varve_demotion_failures_total",
+             "Pages that stayed as they were, by the reason",
+             MetricType::Counter);
+  for (size_t worker = 0; worker < stats.size(); ++worker) {
+    for (size_t reason = 0; reason < kDemotionFailureNames.size(); ++reason) {
+      out->Add(static_cast<int>(worker),
+               {{"reason", std::string(kDemotionFailureNames[reason])}},
+               static_cast<double>(stats[worker].demotion_failures[reason]));
+    }
+  }
+}
+
 void CollectStats(const std::vector<WorkerStats>& stats, StatsFamilies* out) {
   using prometheus::MetricType;
   const auto for_each = [&](auto add) {
@@ -72,12 +118,18 @@ void CollectStats(const std::vector<WorkerStats>& stats, StatsFamilies* out) {
   };
   out->Begin("varve_tier_used_bytes", "Bytes that a tier holds", MetricType::Gauge);
   for_each([&](int worker, const WorkerStats& s) {
+    if (s.has_device) {
+      out->Add(worker, {{"tier", "device"}}, static_cast<double>(s.device.used));
+    }
     out->Add(worker, {{"tier", "host"}}, static_cast<double>(s.host.used));
     out->Add(worker, {{"tier", "disk"}}, static_cast<double>(s.disk.used));
   });
   out->Begin(
       "varve_tier_budget_bytes", "Bytes that a tier may hold, 0: no limit", MetricType::Gauge);
   for_each([&](int worker, const WorkerStats& s) {
+    if (s.has_device) {
+      out->Add(worker, {{"tier", "device"}}, static_cast<double>(s.device.budget));
+    }
     out->Add(worker, {{"tier", "host"}}, static_cast<double>(s.host.budget));
     out->Add(worker, {{"tier", "disk"}}, static_cast<double>(s.disk.budget));
   });
@@ -89,6 +141,9 @@ void CollectStats(const std::vector<WorkerStats>& stats, StatsFamilies* out) {
              "Pages read for attention, by the tier that had them",
              MetricType::Counter);
   for_each([&](int worker, const WorkerStats& s) {
+    if (s.has_device) {
+      out->Add(worker, {{"tier", "device"}}, static_cast<double>(s.page_reads_device));
+    }
     out->Add(worker, {{"tier", "host"}}, static_cast<double>(s.page_reads_host));
     out->Add(worker, {{"tier", "disk"}}, static_cast<double>(s.page_reads_disk));
   });
@@ -122,6 +177,7 @@ void CollectStats(const std::vector<WorkerStats>& stats, StatsFamilies* out) {
   counter("varve_checksum_failures_total",
           "Pages whose checksum did not match",
           [](const WorkerStats& s) { return s.checksum_failures; });
+  CollectLadder(stats, out);
 }
 
 }  // namespace

@@ -175,8 +175,8 @@ std::string EncodeManifest(const ContextManifest& manifest) {
   AppendString(record, manifest.name);
   Append(record, manifest.policy.keep);
   AppendString(record, manifest.policy.tokens);
-  AppendString(record, {});  // version 3: warm and cold codec
-  AppendString(record, {});
+  AppendString(record, manifest.policy.warm_codec);
+  AppendString(record, manifest.policy.cold_codec);
   AppendFork(record, manifest);
   Append(record, static_cast<uint8_t>(manifest.attributes.pinned));
   Append(record, manifest.attributes.ttl_s);
@@ -210,14 +210,8 @@ Result<ContextManifest> DecodeManifest(std::string_view row, std::string_view re
     reader.ReadString(manifest.policy.tokens);
   }
   if (envelope.version >= 3) {
-    std::string warm_codec;
-    std::string cold_codec;
-    reader.ReadString(warm_codec);
-    reader.ReadString(cold_codec);
-    if (!warm_codec.empty() || !cold_codec.empty()) {
-      return Error{ErrorCode::kVersionSkew,
-                   Describe("manifest", row) + " has codecs for lower tiers; this build has none"};
-    }
+    reader.ReadString(manifest.policy.warm_codec);
+    reader.ReadString(manifest.policy.cold_codec);
   }
   if (envelope.version >= 4) {
     ReadFork(reader, manifest);

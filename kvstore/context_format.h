@@ -13,8 +13,8 @@
 
 namespace varve {
 
-// Version 1 had no token policy: its contexts keep all tokens. Version 2 had one codec for all
-// tiers. Version 3 had no forks, pins or times to live.
+// Version 1 had no token policy: its contexts keep all tokens. Version 2 had no ladder: the pages
+// of its contexts keep their codec. Version 3 had no forks, pins or times to live.
 inline constexpr uint16_t kManifestFormatVersion = 4;
 inline constexpr uint16_t kTextFormatVersion = 1;
 

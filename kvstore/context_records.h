@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <optional>
 
-#include "kvstore/host_tier.h"
 #include "kvstore/kv_geometry.h"
+#include "kvstore/memory_tier.h"
 #include "kvstore/page_cursor.h"
 #include "kvstore/page_format.h"
 #include "proto/context_manifest.h"

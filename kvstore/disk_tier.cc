@@ -59,17 +59,22 @@ bool RocksDiskTier::Resume(const rocksdb::Status& failure) {
   return resumed.ok();
 }
 
-rocksdb::Status RocksDiskTier::Write(rocksdb::WriteBatch& batch, bool durable) {
+rocksdb::Status RocksDiskTier::WriteOnce(rocksdb::WriteBatch& batch, bool durable) {
   rocksdb::WriteOptions write;
   write.disableWAL = !durable;
   write.sync = durable;
-  rocksdb::Status status = db_->Write(write, &batch);
-  // The status of a write does not tell whether an earlier background error refused it: ask.
-  if (!status.ok() && Resume(status)) {
-    status = db_->Write(write, &batch);
-  }
+  const rocksdb::Status status = db_->Write(write, &batch);
   unflushed_bytes_ += batch.GetDataSize();
   BoundMemory();
+  return status;
+}
+
+rocksdb::Status RocksDiskTier::Write(rocksdb::WriteBatch& batch, bool durable) {
+  rocksdb::Status status = WriteOnce(batch, durable);
+  // The status of a write does not tell whether an earlier background error refused it: ask.
+  if (!status.ok() && Resume(status)) {
+    status = WriteOnce(batch, durable);
+  }
   return status;
 }
 
@@ -86,6 +91,14 @@ Result<uint64_t> RocksDiskTier::CountedBytes(Table table, std::string_view key) 
   return ReadBigEndian(ToView(value), 4);
 }
 
+void RocksDiskTier::PutRow(const Row& row, rocksdb::WriteBatch& batch) const {
+  std::string counted;
+  AppendBigEndian(counted, row.record.size() + kRecordRowBytes, 4);
+  // Only a batch of bad size makes these fail, and the write then says so.
+  batch.Put(handle(row.table), row.key, ToSlice(row.record)).PermitUncheckedError();
+  batch.Put(handle(Table::kIndex), IndexKey(row.table, row.key), counted).PermitUncheckedError();
+}
+
 Result<void> RocksDiskTier::PutRows(std::span<const Row> rows) {
   const int64_t start_us = SystemClock().NowUs();
   rocksdb::WriteBatch batch;
@@ -99,11 +112,7 @@ Result<void> RocksDiskTier::PutRows(std::span<const Row> rows) {
     VARVE_CHECK(bytes <= UINT32_MAX);
     asked += bytes;
     payload += row.record.size();
-    std::string counted;
-    AppendBigEndian(counted, bytes, 4);
-    // Only a batch of bad size makes these fail, and the write then says so.
-    batch.Put(handle(row.table), row.key, ToSlice(row.record)).PermitUncheckedError();
-    batch.Put(handle(Table::kIndex), IndexKey(row.table, row.key), counted).PermitUncheckedError();
+    PutRow(row, batch);
   }
   {
     const std::lock_guard lock(mutex_);
@@ -161,6 +170,45 @@ Result<void> RocksDiskTier::PutPages(std::span<const PageKey> keys,
     rows.push_back({TableOf(keys[i]), PageRowKey(keys[i]), records[i]});
   }
   return PutRows(rows);
+}
+
+// Under the mutex of the deletions: what they delete stays deleted. It never asks RocksDB to go on
+// after an error: whoever tries again every second would, and nothing is lost by waiting.
+Result<std::vector<bool>> RocksDiskTier::ReplacePages(
+    std::span<const PageKey> keys,
+    std::span<const std::span<const std::byte>> records,
+    std::span<const uint64_t> old_bytes) {
+  VARVE_CHECK(keys.size() == records.size() && keys.size() == old_bytes.size());
+  const int64_t start_us = SystemClock().NowUs();
+  const std::lock_guard lock(mutex_);
+  rocksdb::WriteBatch batch;
+  std::vector<bool> replaced(keys.size());
+  uint64_t freed = 0;
+  uint64_t used = 0;
+  uint64_t payload = 0;
+  for (size_t i = 0; i < keys.size(); ++i) {
+    const Row row{TableOf(keys[i]), PageRowKey(keys[i]), records[i]};
+    VARVE_TRY(const uint64_t counted, CountedBytes(row.table, row.key));
+    replaced[i] = counted == old_bytes[i] + kRecordRowBytes && records[i].size() <= old_bytes[i];
+    if (replaced[i]) {
+      freed += counted;
+      used += records[i].size() + kRecordRowBytes;
+      payload += records[i].size();
+      PutRow(row, batch);
+    }
+  }
+  if (batch.Count() == 0) {
+    return replaced;
+  }
+  const rocksdb::Status status = WriteOnce(batch, false);
+  write_us_ += SystemClock().NowUs() - start_us;
+  if (!status.ok()) {
+    return ToError(status, "replace records");
+  }
+  used_ = used_ + used - freed;
+  NoteGarbage(TableOf(keys[0]), freed);
+  bytes_written_ += payload;
+  return replaced;
 }
 
 Result<void> RocksDiskTier::DeletePages(std::span<const PageKey> keys) {

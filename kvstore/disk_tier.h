@@ -62,6 +62,14 @@ class DiskTier {
   // Copies.
   virtual Result<void> PutPages(std::span<const PageKey> keys,
                                 std::span<const std::span<const std::byte>> records) = 0;
+  // Gives records that are there other bytes, all in one batch: a key without a record (deleted
+  // meanwhile), or with one that is not of old_bytes[i] bytes, is passed over. Returns which were
+  // replaced: [keys]. An error leaves the records as they are; after a failed flush or a full disk
+  // there is one until another write has made RocksDB go on, or there is space.
+  virtual Result<std::vector<bool>> ReplacePages(
+      std::span<const PageKey> keys,
+      std::span<const std::span<const std::byte>> records,
+      std::span<const uint64_t> old_bytes) = 0;
   // Reads a batch. The future's vector has one entry per key, in order; a missing record is an
   // empty vector. The records' checksums are the reader's to verify.
   virtual std::future<Result<std::vector<std::vector<std::byte>>>> GetPages(

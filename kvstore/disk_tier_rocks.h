@@ -48,6 +48,9 @@ class RocksDiskTier final : public DiskTier {
 
   Result<void> PutPages(std::span<const PageKey> keys,
                         std::span<const std::span<const std::byte>> records) override;
+  Result<std::vector<bool>> ReplacePages(std::span<const PageKey> keys,
+                                         std::span<const std::span<const std::byte>> records,
+                                         std::span<const uint64_t> old_bytes) override;
   std::future<Result<std::vector<std::vector<std::byte>>>> GetPages(
       std::vector<PageKey> keys) override;
   Result<void> DeletePages(std::span<const PageKey> keys) override;
@@ -111,7 +114,11 @@ class RocksDiskTier final : public DiskTier {
   bool Resume(const rocksdb::Status& failure);
   // Writes a batch; after a failed flush or a full disk, asks RocksDB to go on first.
   rocksdb::Status Write(rocksdb::WriteBatch& batch, bool durable);
+  // Leaves RocksDB as it is.
+  rocksdb::Status WriteOnce(rocksdb::WriteBatch& batch, bool durable);
   Result<void> PutRows(std::span<const Row> rows);
+  // Adds a record and its row of the index to a batch.
+  void PutRow(const Row& row, rocksdb::WriteBatch& batch) const;
   Result<void> DeleteRowsLocked(std::span<const Row> rows);
   // Counted bytes of a record, 0 if there is none.
   Result<uint64_t> CountedBytes(Table table, std::string_view key) const;

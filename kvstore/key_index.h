@@ -9,8 +9,8 @@
 #include <span>
 #include <vector>
 
-#include "kvstore/host_tier.h"
 #include "kvstore/kv_geometry.h"
+#include "kvstore/memory_tier.h"
 
 namespace varve {
 
@@ -27,9 +27,11 @@ class KeyIndex {
   bool has_room() const { return num_pages_ < static_cast<int64_t>(blocks_.size()) * kBlockPages; }
 
   // Room for `num_pages` pages in all. kBudgetExceeded; what was there stays.
-  Result<void> Reserve(HostTier& host, int64_t num_pages, uint64_t keep_free = 0);
+  Result<void> Reserve(MemoryTier& host, int64_t num_pages, uint64_t keep_free = 0);
   // centroids: bf16 [clusters, num_kv_heads, head_dim]. REQUIRES: has_room().
   void Add(std::span<const uint16_t> centroids);
+  // Of a page that was encoded anew; nothing where it is not in the index.
+  void Replace(int64_t page, std::span<const uint16_t> centroids);
   // Forgets the pages from `num_pages` on and gives their blocks back.
   void Truncate(int64_t num_pages);
 
@@ -42,8 +44,10 @@ class KeyIndex {
  private:
   struct Block {
     std::vector<uint16_t> centroids;
-    HostCharge charge;
+    MemoryCharge charge;
   };
+
+  void Put(int64_t page, std::span<const uint16_t> centroids);
 
   int32_t clusters_;
   size_t num_kv_heads_;

@@ -31,10 +31,10 @@ uint64_t KeySketch::BytesPerPage() const {
   return mean_values_ * sizeof(uint16_t) + key_bytes_ + kPageOverheadBytes;
 }
 
-Result<void> KeySketch::Reserve(HostTier& host, int64_t num_pages, uint64_t keep_free) {
+Result<void> KeySketch::Reserve(MemoryTier& host, int64_t num_pages, uint64_t keep_free) {
   constexpr auto kPages = static_cast<size_t>(kBlockPages);
   while (std::ssize(blocks_) * kBlockPages < num_pages) {
-    VARVE_TRY(HostCharge charge,
+    VARVE_TRY(MemoryCharge charge,
               host.Reserve(kPages * BytesPerPage(),
                            "the key sketch that selective attention ranks pages by",
                            keep_free));

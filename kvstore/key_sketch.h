@@ -20,8 +20,8 @@
 
 #include "kernels/attend.h"
 #include "kernels/thread_team.h"
-#include "kvstore/host_tier.h"
 #include "kvstore/kv_geometry.h"
+#include "kvstore/memory_tier.h"
 #include "kvstore/page_chooser.h"
 
 namespace varve {
@@ -36,7 +36,7 @@ class KeySketch {
   uint64_t BytesPerPage() const;
 
   // Room for `num_pages` pages in all. kBudgetExceeded; what was there stays.
-  Result<void> Reserve(HostTier& host, int64_t num_pages, uint64_t keep_free = 0);
+  Result<void> Reserve(MemoryTier& host, int64_t num_pages, uint64_t keep_free = 0);
   // The next page. keys: [num_tokens, num_kv_heads, head_dim], dense; overwritten. REQUIRES: room,
   // num_tokens <= page_tokens.
   void Add(float* keys, int32_t num_tokens);
@@ -55,7 +55,7 @@ class KeySketch {
   struct Block {
     std::vector<uint16_t> means;  // bf16 [kBlockPages, num_kv_heads, head_dim]
     std::vector<std::byte> keys;  // [kBlockPages, key_bytes_]
-    HostCharge charge;
+    MemoryCharge charge;
   };
 
   void AddMeans(int64_t first,

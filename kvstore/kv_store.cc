@@ -3,12 +3,11 @@
 #include <fmt/format.h>
 
 #include "kvstore/kv_store_impl.h"
+#include "proto/base/clock.h"
 
 namespace varve {
 namespace {
 
-// What an unsealed run costs beside its bytes: map node and vector.
-constexpr uint64_t kRunOverheadBytes = 128;
 // What an open sequence costs beside its runs, per layer and altogether.
 constexpr uint64_t kSequenceBytes = 1024;
 constexpr uint64_t kSequenceLayerBytes = 64;
@@ -39,9 +38,15 @@ Result<std::unique_ptr<KvStore>> KvStore::Open(const KvStoreOptions& options, Di
 KvStoreImpl::KvStoreImpl(const KvStoreOptions& options, DiskTier* disk)
     : options_(options),
       disk_(disk),
-      host_(options.host_budget_bytes, disk),
+      host_("host", options.host_budget_bytes, disk),
+      device_(
+          options.device_budget_bytes == 0
+              ? nullptr
+              : std::make_unique<MemoryTier>("device", options.device_budget_bytes, disk, &host_)),
+      memory_(device_ == nullptr ? host_ : *device_),
       sealer_(options.geometry),
-      chooser_(options.geometry) {}
+      chooser_(options.geometry),
+      demoter_(options.geometry, disk) {}
 
 Result<SequenceState*> KvStoreImpl::FindSequence(SequenceId sequence) {
   const auto found = sequences_.find(sequence);
@@ -60,17 +65,21 @@ SequenceState& KvStoreImpl::OpenedSequence(SequenceId sequence) {
 Result<void> KvStoreImpl::EnsureWorkspace(const ResolvedPolicy& policy) {
   const uint64_t bytes = sealer_.WorkspaceBytes(policy);
   if (bytes > workspace_.bytes()) {
-    VARVE_TRY(HostCharge more,
-              host_.Reserve(bytes - workspace_.bytes(), "the workspace for sealing pages"));
+    VARVE_TRY(MemoryCharge more,
+              memory_.Reserve(bytes - workspace_.bytes(), "the workspace for sealing pages"));
     more.Release();
     workspace_.Release();
-    VARVE_TRY(workspace_, host_.Reserve(bytes, "the workspace for sealing pages"));
+    VARVE_TRY(workspace_, memory_.Reserve(bytes, "the workspace for sealing pages"));
     sealer_.Reserve(policy);
   }
   return {};
 }
 
 Result<void> KvStoreImpl::OpenSequence(SequenceId sequence, const OpenSequenceOptions& options) {
+  return WithoutDemotions([&] { return TryOpenSequence(sequence, options); });
+}
+
+Result<void> KvStoreImpl::TryOpenSequence(SequenceId sequence, const OpenSequenceOptions& options) {
   if (sequences_.contains(sequence)) {
     return Error{ErrorCode::kAlreadyExists,
                  fmt::format("sequence {} is open already", sequence.value)};
@@ -83,8 +92,8 @@ Result<void> KvStoreImpl::OpenSequence(SequenceId sequence, const OpenSequenceOp
   state.id = sequence;
   VARVE_TRY(
       state.charge,
-      host_.Reserve(kSequenceBytes + kSequenceLayerBytes * static_cast<uint64_t>(num_layers()),
-                    "a sequence"));
+      memory_.Reserve(kSequenceBytes + kSequenceLayerBytes * static_cast<uint64_t>(num_layers()),
+                      "a sequence"));
   state.runs.resize(static_cast<size_t>(num_layers()));
   state.window_pages.resize(static_cast<size_t>(num_layers()));
   VARVE_RETURN_IF_ERROR(options.context ? OpenIngest(state, options) : OpenPrivate(state, options));
@@ -160,8 +169,8 @@ Result<void> KvStoreImpl::LoadTails(SequenceState& state) {
                            identity,
                            sealer_.TailBytes(state.policy, identity)));
       VARVE_TRY(const PageRecord* parsed, record->Use());
-      VARVE_TRY(HostCharge charge,
-                host_.Reserve(RunBytes(state, page), "the unsealed tail of a context"));
+      VARVE_TRY(MemoryCharge charge,
+                memory_.Reserve(RunBytes(state, page), "the unsealed tail of a context"));
       UnsealedRun run = NewRun(state, page, std::move(charge));
       sealer_.ReadTail(state.policy, *parsed, run);
       state.runs[static_cast<size_t>(layer)].emplace(page, std::move(run));
@@ -177,7 +186,7 @@ Result<void> KvStoreImpl::CloseSequence(SequenceId sequence) {
     closed = CloseIngest(*state);
   } else {
     counters_.num_pages -= NumSealedPages(*state);
-    host_.EraseOwner(PageKey::Space::kScratch, sequence.value);
+    memory_.EraseOwner(PageKey::Space::kScratch, sequence.value);
     if (disk_ != nullptr) {
       closed = disk_->DeleteScratch(sequence);
     }
@@ -191,23 +200,6 @@ Result<void> KvStoreImpl::CloseSequence(SequenceId sequence) {
   }
   sequences_.erase(sequence);
   return closed;
-}
-
-uint64_t KvStoreImpl::RunBytes(const SequenceState& state, int64_t page) const {
-  const int64_t first = std::max(state.grid.FirstPosition(page), state.base_tokens);
-  const auto capacity = static_cast<int32_t>(state.grid.EndPosition(page) - first);
-  return state.policy.exact->EncodedBytes(sealer_.ShapeOf(capacity)) + kRunOverheadBytes +
-         ObservedQueries::Bytes(NumObservedQueries(state), QueryFloats());
-}
-
-UnsealedRun KvStoreImpl::NewRun(const SequenceState& state, int64_t page, HostCharge charge) const {
-  UnsealedRun run;
-  run.first_position = std::max(state.grid.FirstPosition(page), state.base_tokens);
-  run.token_capacity = static_cast<int32_t>(state.grid.EndPosition(page) - run.first_position);
-  run.bytes.resize(state.policy.exact->EncodedBytes(sealer_.ShapeOf(run.token_capacity)));
-  run.queries = QueriesOf(state, page);
-  run.charge = std::move(charge);
-  return run;
 }
 
 Result<void> KvStoreImpl::BeginStep(SequenceId sequence,
@@ -225,21 +217,27 @@ Result<void> KvStoreImpl::BeginStep(SequenceId sequence,
                              state->step_tokens != 0 ? " and in a step" : "",
                              first_position)};
   }
-  host_.Tick();
-  // Room must remain to read pages back, two at a time, or the step could fail half-way.
-  const uint64_t keep_free = disk_ == nullptr ? 0 : 2 * sealer_.WorkspaceBytes(state->policy);
-  VARVE_RETURN_IF_ERROR(FillKeyIndexes(*state, keep_free));
-  VARVE_RETURN_IF_ERROR(FillKeySketches(*state, keep_free));
+  memory_.Tick();
+  if (ObservesMass(sequence)) {
+    NoteUse(*state->context);
+  }
   state->step_tokens = num_tokens;
   const int64_t end_page = state->grid.NumPages(first_position + num_tokens);
-  Result<void> reserved = ReserveRuns(*state, end_page, keep_free);
-  if (reserved) {
-    reserved = ReserveKeyIndexes(*state, end_page, keep_free);
-  }
+  Result<void> reserved = WithoutDemotions([&] { return TryBeginStep(*state, end_page); });
   if (!reserved) {
     AbortStep(sequence);
   }
   return reserved;
+}
+
+Result<void> KvStoreImpl::TryBeginStep(SequenceState& state, int64_t end_page) {
+  // Room must remain to read pages back, two at a time, or the step could fail half-way.
+  const uint64_t keep_free = disk_ == nullptr ? 0 : 2 * sealer_.WorkspaceBytes(state.policy);
+  VARVE_RETURN_IF_ERROR(FillKeyIndexes(state, keep_free));
+  VARVE_RETURN_IF_ERROR(FillKeySketches(state, keep_free));
+  VARVE_RETURN_IF_ERROR(ReserveRuns(state, end_page, keep_free));
+  VARVE_RETURN_IF_ERROR(ReserveKeyIndexes(state, end_page, keep_free));
+  return ReserveLadder(state, end_page, keep_free);
 }
 
 Result<void> KvStoreImpl::ReserveRuns(SequenceState& state, int64_t end_page, uint64_t keep_free) {
@@ -248,8 +246,8 @@ Result<void> KvStoreImpl::ReserveRuns(SequenceState& state, int64_t end_page, ui
     for (; page < end_page; page = state.grid.NextOwned(page + 1)) {
       if (!runs.contains(page)) {
         VARVE_TRY(
-            HostCharge charge,
-            host_.Reserve(RunBytes(state, page), "the unsealed tail of a sequence", keep_free));
+            MemoryCharge charge,
+            memory_.Reserve(RunBytes(state, page), "the unsealed tail of a sequence", keep_free));
         runs.emplace(page, NewRun(state, page, std::move(charge)));
       }
     }

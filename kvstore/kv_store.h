@@ -4,16 +4,17 @@
 // A sequence's positions are cut into pages on a fixed grid, page p = positions [p * page_tokens,
 // (p + 1) * page_tokens), and this store keeps only the pages of its shard (Owns). The newest pages
 // are unsealed: runs of an exact codec that grow in place. A page is sealed when all its tokens are
-// older than the recent window: encoded, checksummed, summarised, immutable; pages of a context are
-// written to disk once, when sealed. Host memory is a budget: sealed pages that are on disk may be
-// dropped from it at any time and are read back, batched and ahead of use, by PageCursor.
+// older than the recent window: encoded, checksummed, summarised; pages of a context are written to
+// disk when sealed, and again only if the context has a ladder and they go down a rung. Memory is a
+// budget: sealed pages that are on disk may be dropped from it at any time and are read back,
+// batched and ahead of use, by PageCursor.
 //
 // A request reads a snapshot of a context (its first base_tokens tokens) and writes a private,
 // transient tail behind it. Sliding-window layers keep only the pages that the next position can
 // still see.
 //
-// Threads: one caller at a time (the worker's step). Disk reads and writes run on the DiskTier's
-// own threads. Next: kernels/attend.h (what is done with the views).
+// Threads: one caller at a time (the worker's step, or Maintain between steps). Disk reads and
+// writes run on the DiskTier's own threads. Next: kernels/attend.h (what is done with the views).
 #pragma once
 
 #include <cstdint>
@@ -36,8 +37,13 @@ namespace varve {
 struct KvStoreOptions {
   KvGeometry geometry;
   Shard shard;
-  uint64_t host_budget_bytes =
-      0;  // everything this store holds in memory: tails, sealed pages, read buffers
+  // Everything this store holds in memory: tails, sealed pages, read buffers. 0: unlimited.
+  uint64_t host_budget_bytes = 0;
+  // > 0: a tier above the host's, for what attention works with: tails, workspaces, reads, the
+  // pages that rank highest. Without a GPU it is memory like the host's, counted apart.
+  uint64_t device_budget_bytes = 0;
+  // Of one core, that encoding pages anew may take on average.
+  double demotion_cpu_share = 0.1;
 };
 
 // What selective attention may leave out of a layer.
@@ -114,6 +120,15 @@ class KvStore {
                                            int64_t last_query,
                                            const float* q,
                                            size_t q_stride) = 0;
+  // Whether the attention that the sequence's decode steps give to pages is worth knowing: it is a
+  // request on a context with a ladder. Of such a sequence, each layer of a step may then be shown.
+  virtual bool ObservesMass(SequenceId sequence) const = 0;
+  // pages: as PageCursor::pages(), of all views of a layer; shares: what part of the attention over
+  // this store's pages each had, or an estimate in proportion to it.
+  virtual void ObserveMass(SequenceId sequence,
+                           int32_t layer,
+                           std::span<const int64_t> pages,
+                           std::span<const float> shares) = 0;
   // Selective attention: the caller decides which pages of the context are read, by estimates of
   // the attention that each would get. Null: the sequence's attention is not selective; the same on
   // every worker.
@@ -156,7 +171,7 @@ class KvStore {
   // for as long as it is registered. DiskTier::WriteManifest makes it durable. kNotFound,
   // kAlreadyExists, kConflict (another state of `source`).
   virtual Result<void> ForkContext(ContextId source, const ContextManifest& manifest) = 0;
-  // Takes over what changes without a commit. kNotFound.
+  // Takes over what changes without a commit: pages of a pinned context stay hot. kNotFound.
   virtual Result<void> UpdateContext(const ContextManifest& manifest) = 0;
   virtual Result<void> RecoverContext(const ContextManifest& manifest) = 0;
   // After the last RecoverContext: deletes what a crash kept of what no context reads any more.
@@ -166,6 +181,11 @@ class KvStore {
   // Forgets the context in memory and deletes from disk what no fork of it reads. kConflict while a
   // sequence uses it.
   virtual Result<void> DeleteContext(ContextId context) = 0;
+
+  // Between steps, often: moves pages of contexts with a ladder down where there is not enough room
+  // (kvstore/demotion_plan.h), by giving batches to a thread of its own and taking their results.
+  // Returns whether there is more to come. Does not wait.
+  virtual bool Maintain() = 0;
 
   virtual Result<ContextUsage> GetContextUsage(ContextId context) const = 0;
   virtual WorkerStats Stats() const = 0;  // thread-safe

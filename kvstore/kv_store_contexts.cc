@@ -38,7 +38,8 @@ Result<std::shared_ptr<ContextState>> KvStoreImpl::NewContext(const ContextManif
     }
     bytes += chooser_.WorkspaceBytes(NumKeyClusters(manifest.policy.page_tokens));
   }
-  VARVE_TRY(context->charge, host_.Reserve(bytes, "a context"));
+  VARVE_TRY(context->charge, memory_.Reserve(bytes, "a context"));
+  VARVE_RETURN_IF_ERROR(ReserveDemoter(context->policy));
   return context;
 }
 
@@ -92,8 +93,13 @@ Result<void> KvStoreImpl::RecoverContext(const ContextManifest& manifest) {
     return Error{ErrorCode::kInvalidArgument,
                  "a store without a disk tier has no context to recover"};
   }
-  VARVE_TRY(auto context, NewContext(manifest));
-  AddContext(std::move(context));
+  VARVE_TRY(const auto context, NewContext(manifest));
+  AddContext(context);
+  for (const std::shared_ptr<PageOwner>& owner : OwnersOf(*context)) {
+    VARVE_RETURN_IF_ERROR(FillLadder(*owner));
+  }
+  plan_is_due_ = true;
+  PublishRungs();
   return {};
 }
 
@@ -146,11 +152,11 @@ Result<void> KvStoreImpl::WriteTail(const SequenceState& state,
   const PageIdentity identity = tails.IdentityOf(page, row, sealer_.ShapeOf(1));
   const RecordId id = tails.IdOf(page, row);
   const uint64_t record_bytes =
-      sealer_.TailBytes(state.policy, identity) + HostTier::kRecordOverheadBytes;
-  host_.Erase(id);  // of a preparation that was not committed
-  std::optional<HostCharge> charge = host_.TryAdmit(record_bytes);
+      sealer_.TailBytes(state.policy, identity) + MemoryTier::kRecordOverheadBytes;
+  memory_.Erase(id);  // of a preparation that was not committed
+  std::optional<MemoryCharge> charge = memory_.TryAdmit(record_bytes);
   if (!charge && disk_ == nullptr) {
-    VARVE_TRY(charge, host_.Reserve(record_bytes, "the committed tail of a context"));
+    VARVE_TRY(charge, memory_.Reserve(record_bytes, "the committed tail of a context"));
   }
   std::vector<std::byte> record = sealer_.WriteTail(state.policy, identity, run);
   if (disk_ != nullptr) {
@@ -160,9 +166,9 @@ Result<void> KvStoreImpl::WriteTail(const SequenceState& state,
     counters_.disk_bytes_written += record.size();
   }
   if (charge) {
-    host_.Insert(id,
-                 std::make_shared<ResidentPage>(std::move(record), identity, std::move(*charge)),
-                 disk_ != nullptr);
+    memory_.Insert(id,
+                   std::make_shared<ResidentPage>(std::move(record), identity, std::move(*charge)),
+                   disk_ != nullptr);
   }
   return {};
 }
@@ -179,6 +185,8 @@ Result<void> KvStoreImpl::FinishCommit(const ContextManifest& manifest) {
   context->committed = manifest;
   context->tail_owner = context->own;
   context->own->tail_versions.insert(manifest.version);
+  plan_is_due_ = true;
+  PublishRungs();
   return ReleaseUnneeded(*context);
 }
 
@@ -189,6 +197,11 @@ Result<void> KvStoreImpl::CloseIngest(SequenceState& state) {
   const int64_t first = context.grid.SealedEnd(context.committed.num_tokens);
   for (KeyIndex& index : context.key_indexes) {
     index.Truncate(context.grid.CountOwned(0, first));
+  }
+  if (PageLadder* ladder = context.own->ladder.get(); ladder != nullptr) {
+    for (int32_t layer = 0; layer < num_layers(); ++layer) {
+      ladder->Truncate(layer, LadderIndex(*context.own, context.grid, first));
+    }
   }
   Result<void> closed = ReleaseWindowPages(*context.own);
   for (int32_t layer = 0; layer < num_layers(); ++layer) {
@@ -218,13 +231,23 @@ Result<void> KvStoreImpl::DeleteContext(ContextId context) {
                              state->snapshot_tails.size(),
                              state->ingest ? " and its ingest" : "")};
   }
+  if (demoter_.is_busy()) {
+    for (const std::shared_ptr<PageOwner>& owner : OwnersOf(*state)) {
+      if (owner->id == demoter_.owner()) {
+        ApplyDemotions(demoter_.Take(true));
+        break;
+      }
+    }
+  }
   // The manifest has to go before the pages do, so the disk tier deletes all of it, for all
   // workers; a second call finds nothing.
   if (disk_ != nullptr) {
     VARVE_RETURN_IF_ERROR(disk_->DeleteContext(context));
   }
   contexts_.erase(context);
-  return RemoveContext(*state);
+  Result<void> removed = RemoveContext(*state);
+  PublishRungs();
+  return removed;
 }
 
 }  // namespace varve

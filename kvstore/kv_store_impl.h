@@ -1,16 +1,18 @@
 // The store behind KvStore::Open. kv_store.cc runs the steps, kv_store_queries.cc watches the
 // queries, kv_store_selection.cc has requests choose pages, kv_store_sketches.cc tells selective
-// attention what it may choose from, kv_store_pages.cc seals pages and lets go of them,
-// kv_store_contexts.cc keeps the contexts, kv_store_owners.cc knows which of them reads what,
-// kv_store_report.cc answers questions about all of it.
+// attention what it may choose from, kv_store_ladder.cc moves pages down, kv_store_pages.cc makes
+// and seals pages and lets go of them, kv_store_contexts.cc keeps the contexts, kv_store_owners.cc
+// knows which of them reads what, kv_store_report.cc answers questions about all of it.
 #pragma once
 
 #include <memory>
 #include <unordered_map>
 #include <vector>
 
-#include "kvstore/host_tier.h"
+#include "kvstore/demoter.h"
+#include "kvstore/demotion_plan.h"
 #include "kvstore/kv_store.h"
+#include "kvstore/memory_tier.h"
 #include "kvstore/page_chooser.h"
 #include "kvstore/page_cursor.h"
 #include "kvstore/sealer.h"
@@ -59,6 +61,11 @@ class KvStoreImpl final : public KvStore {
                                         std::vector<int64_t> pages) override;
   void NoteReads(SequenceId sequence, const PageReads& reads) override;
   std::optional<PageReads> SelectedReads(SequenceId sequence) const override;
+  bool ObservesMass(SequenceId sequence) const override;
+  void ObserveMass(SequenceId sequence,
+                   int32_t layer,
+                   std::span<const int64_t> pages,
+                   std::span<const float> shares) override;
   Result<void> EndStep(SequenceId sequence) override;
   void AbortStep(SequenceId sequence) override;
   int64_t SequenceLength(SequenceId sequence) const override;
@@ -71,6 +78,7 @@ class KvStoreImpl final : public KvStore {
   Result<void> PrepareCommit(SequenceId sequence, const ContextManifest& manifest) override;
   Result<void> FinishCommit(const ContextManifest& manifest) override;
   Result<void> DeleteContext(ContextId context) override;
+  bool Maintain() override;
 
   Result<ContextUsage> GetContextUsage(ContextId context) const override;
   WorkerStats Stats() const override;
@@ -81,7 +89,9 @@ class KvStoreImpl final : public KvStore {
   int64_t window(int32_t layer) const {
     return options_.geometry.layer_windows[static_cast<size_t>(layer)];
   }
-  PageCursorDeps cursor_deps() { return {&host_, disk_, &sealer_, &counters_}; }
+  PageCursorDeps cursor_deps() {
+    return {&memory_, device_ != nullptr, disk_, &sealer_, &counters_};
+  }
   Result<SequenceState*> FindSequence(SequenceId sequence);
   SequenceState& OpenedSequence(SequenceId sequence);
   Result<std::shared_ptr<ContextState>> FindContext(ContextId context) const;
@@ -93,8 +103,10 @@ class KvStoreImpl final : public KvStore {
   Result<void> OpenIngest(SequenceState& state, const OpenSequenceOptions& options);
   Result<void> LoadTails(SequenceState& state);
   Result<void> EnsureWorkspace(const ResolvedPolicy& policy);
+  Result<void> TryOpenSequence(SequenceId sequence, const OpenSequenceOptions& options);
+  Result<void> TryBeginStep(SequenceState& state, int64_t end_page);
   Result<void> ReserveRuns(SequenceState& state, int64_t end_page, uint64_t keep_free);
-  UnsealedRun NewRun(const SequenceState& state, int64_t page, HostCharge charge) const;
+  UnsealedRun NewRun(const SequenceState& state, int64_t page, MemoryCharge charge) const;
   int32_t NumObservedQueries(const SequenceState& state) const;
   ObservedQueries QueriesOf(const SequenceState& state, int64_t page) const;
   size_t QueryFloats() const {
@@ -151,13 +163,54 @@ class KvStoreImpl final : public KvStore {
                              uint64_t keep_free,
                              KeySketch& sketch);
 
+  // The ladder (kv_store_ladder.cc).
+  struct PlannedDemotion {
+    uint64_t owner = 0;
+    Demotion demotion;
+  };
+  // The place of an owner's page in its ladder.
+  static int64_t LadderIndex(const PageOwner& owner, const PageGrid& grid, int64_t page) {
+    return grid.CountOwned(owner.first_page, page);
+  }
+  static int64_t PageAt(const PageOwner& owner, const PageGrid& grid, int64_t index) {
+    return grid.OwnedPage(grid.CountOwned(0, owner.first_page) + index);
+  }
+  Result<void> ReserveDemoter(const ResolvedPolicy& policy);
+  Result<void> FillLadder(PageOwner& owner);
+  static void NoteUse(const ContextState& context);
+  Result<void> ReserveLadder(const SequenceState& state, int64_t end_page, uint64_t keep_free);
+  void AddToLadder(const SequenceState& state, int32_t layer, int64_t page, uint64_t record_bytes);
+  LadderContext LadderOf(const PageOwner& owner, int64_t now_us) const;
+  void PlanLadder(int64_t now_us);
+  bool StartDemotions(int64_t now_us);
+  void PauseDemotions(int64_t now_us);
+  Result<DemotionItem> ItemOf(const PageOwner& owner, const Demotion& demotion);
+  void ApplyDemotions(DemotionBatch batch);
+  // False: its write failed.
+  bool ApplyDemotion(PageOwner& owner, DemotionItem& item);
+  void ReplaceInKeyIndexes(const PageOwner& owner, const DemotionItem& item);
+  void PublishRungs();
+  // Calls again what had no room because of a batch in flight, once that has landed.
+  template <typename Call>
+  Result<void> WithoutDemotions(const Call& call) {
+    Result<void> result = call();
+    if (!result && result.error().code == ErrorCode::kBudgetExceeded && demoter_.is_busy()) {
+      ApplyDemotions(demoter_.Take(false));
+      result = call();
+    }
+    return result;
+  }
+
   // Usage (kv_store_report.cc).
   void Count(const PageSegment& segment,
              const PageIdentity& identity,
              uint64_t record_bytes,
              int64_t times,
-             ContextUsage& usage) const;
-  Result<void> CountSealed(const PageSegment& sealed,
+             ContextUsage& usage,
+             Rung rung = Rung::kHot) const;
+  // The owner's pages of a layer from `first` on and below the segment's end.
+  Result<void> CountSealed(const PageOwner& owner,
+                           const PageSegment& sealed,
                            uint16_t layer,
                            int64_t first,
                            ContextUsage& usage) const;
@@ -170,7 +223,11 @@ class KvStoreImpl final : public KvStore {
                           const OwnedRange& pages,
                           int32_t layer,
                           ContextUsage& usage) const;
-  void CountResident(const ContextState& context, ContextUsage& usage) const;
+  // What of the context is in a tier, and how much of that is counted as another context's.
+  void CountResident(const ContextState& context,
+                     const MemoryTier& tier,
+                     uint64_t& all,
+                     uint64_t& shared) const;
 
   // Sealing and letting go (kv_store_pages.cc).
   Result<void> SealOld(SequenceState& state);
@@ -193,6 +250,12 @@ class KvStoreImpl final : public KvStore {
 
   // Who holds what (kv_store_owners.cc).
   static bool IsLive(const PageOwner& owner);  // its context is registered
+  // The pages that a context reads under this owner's id.
+  static OwnedRange RangeOf(const ContextState& context, const PageOwner& owner);
+  // The owners that a context reads from, its own the last.
+  static std::vector<std::shared_ptr<PageOwner>> OwnersOf(const ContextState& context);
+  // All pages below `end_page` that are stored under the owner's id.
+  PageSegment SealedOf(const PageOwner& owner, int64_t end_page) const;
   std::shared_ptr<PageOwner> OwnerOf(ContextId id, int64_t first_page);
   // Registers it as a reader of what its manifest names.
   void AddContext(std::shared_ptr<ContextState> context);
@@ -215,14 +278,31 @@ class KvStoreImpl final : public KvStore {
 
   const KvStoreOptions options_;
   DiskTier* const disk_;
-  HostTier host_;  // before everything that holds a charge
+  MemoryTier host_;                     // before everything that holds a charge
+  std::unique_ptr<MemoryTier> device_;  // null: the host tier has what attention works with, too
+  MemoryTier& memory_;                  // the higher of the two
   Sealer sealer_;
   PageChooser chooser_;
   StoreCounters counters_;
-  HostCharge workspace_;
+  MemoryCharge workspace_;
   std::unordered_map<ContextId, std::shared_ptr<ContextState>> contexts_;
   std::unordered_map<uint64_t, std::shared_ptr<PageOwner>> owners_;  // by context id
   std::unordered_map<SequenceId, SequenceState> sequences_;
+
+  struct LadderCounters {  // any thread may read
+    std::array<std::atomic<int64_t>, kNumRungs> pages{};
+    std::array<std::atomic<uint64_t>, kNumRungs> bytes{};
+    std::array<std::atomic<uint64_t>, kNumRungs> demotions{};
+    std::array<std::atomic<uint64_t>, kNumRungs> demoted_bytes{};
+    std::array<std::atomic<uint64_t>, kDemotionFailureNames.size()> failures{};
+  };
+  LadderCounters ladder_counters_;
+  std::vector<PlannedDemotion> plan_;  // the next at the back
+  bool plan_is_due_ = false;           // what is to be ranked has changed
+  int64_t next_batch_us_ = 0;
+  int64_t next_pressure_us_ = 0;
+  MemoryCharge demoter_workspace_;
+  Demoter demoter_;  // last: its thread ends first
 };
 
 }  // namespace varve

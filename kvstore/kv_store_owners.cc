@@ -5,12 +5,10 @@
 #include <fmt/format.h>
 
 #include "kvstore/kv_store_impl.h"
+#include "proto/base/clock.h"
 
 namespace varve {
-namespace {
-
-// The pages that a context reads under this owner's id.
-OwnedRange RangeOf(const ContextState& context, const PageOwner& owner) {
+OwnedRange KvStoreImpl::RangeOf(const ContextState& context, const PageOwner& owner) {
   for (const OwnedRange& range : context.shared) {
     if (range.owner.get() == &owner) {
       return range;
@@ -19,8 +17,7 @@ OwnedRange RangeOf(const ContextState& context, const PageOwner& owner) {
   return {context.own, owner.first_page, INT64_MAX};
 }
 
-// The owners that a context reads from, its own the last.
-std::vector<std::shared_ptr<PageOwner>> OwnersOf(const ContextState& context) {
+std::vector<std::shared_ptr<PageOwner>> KvStoreImpl::OwnersOf(const ContextState& context) {
   std::vector<std::shared_ptr<PageOwner>> owners;
   for (const OwnedRange& range : context.shared) {
     owners.push_back(range.owner);
@@ -28,8 +25,6 @@ std::vector<std::shared_ptr<PageOwner>> OwnersOf(const ContextState& context) {
   owners.push_back(context.own);
   return owners;
 }
-
-}  // namespace
 
 bool KvStoreImpl::IsLive(const PageOwner& owner) {
   return std::any_of(owner.readers.begin(), owner.readers.end(), [&](const ContextState* reader) {
@@ -70,6 +65,10 @@ void KvStoreImpl::AddContext(std::shared_ptr<ContextState> context) {
   HoldPages(*context, {context->own, first_page, manifest.sealed_pages()});
   for (const std::shared_ptr<PageOwner>& owner : OwnersOf(*context)) {
     owner->readers.push_back(context.get());
+    if (context->policy.has_ladder() && owner->ladder == nullptr) {
+      owner->ladder = std::make_unique<PageLadder>(num_layers());
+      owner->last_read_us = SystemClock().NowUs();
+    }
   }
   contexts_.emplace(manifest.id, std::move(context));
 }
@@ -106,11 +105,13 @@ int64_t KvStoreImpl::NumSealedPages(const PageOwner& owner, const PageGrid& grid
 Result<void> KvStoreImpl::RemoveContext(ContextState& context) {
   const PageGrid grid = context.grid;
   Result<void> removed;
+  plan_.clear();  // it may name pages that go
+  plan_is_due_ = true;
   for (const std::shared_ptr<PageOwner>& owner : OwnersOf(context)) {
     std::erase(owner->readers, &context);
     if (owner->readers.empty()) {
       counters_.num_pages -= NumSealedPages(*owner, grid);
-      host_.EraseOwner(PageKey::Space::kContext, owner->id);
+      memory_.EraseOwner(PageKey::Space::kContext, owner->id);
       owners_.erase(owner->id);
       continue;
     }
@@ -137,10 +138,14 @@ void KvStoreImpl::ForgetUnreadPages(PageOwner& owner, const PageGrid& grid) {
     }
     const auto row = static_cast<uint16_t>(layer);
     for (int64_t page = grid.NextOwned(end); page < sealed_end; page = grid.NextOwned(page + 1)) {
-      host_.Erase({{PageKey::Space::kContext, owner.id, row, row, static_cast<uint64_t>(page)}, 0});
+      memory_.Erase(
+          {{PageKey::Space::kContext, owner.id, row, row, static_cast<uint64_t>(page)}, 0});
       --counters_.num_pages;
     }
     sealed_end = end;
+    if (owner.ladder != nullptr) {
+      owner.ladder->Truncate(layer, LadderIndex(owner, grid, end));
+    }
   }
 }
 
@@ -175,7 +180,7 @@ Result<void> KvStoreImpl::ReleaseUnneeded(PageOwner& owner) {
           kept.begin(), kept.end(), owner.tail_versions.begin(), owner.tail_versions.end())) {
     const std::vector<uint64_t> kept_tails(kept.begin(), kept.end());
     owner.tail_versions = std::move(kept);
-    host_.EraseTailsBefore(owner.id, newest, kept_tails);
+    memory_.EraseTailsBefore(owner.id, newest, kept_tails);
     if (disk_ != nullptr) {
       VARVE_RETURN_IF_ERROR(disk_->DropOlderVersions(ContextId{owner.id}, newest, kept_tails));
     }
@@ -274,6 +279,7 @@ Result<void> KvStoreImpl::ForkContext(ContextId source, const ContextManifest& m
 Result<void> KvStoreImpl::UpdateContext(const ContextManifest& manifest) {
   VARVE_TRY(const auto context, FindContext(manifest.id));
   context->committed.attributes = manifest.attributes;
+  plan_is_due_ = true;
   return {};
 }
 

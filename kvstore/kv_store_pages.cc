@@ -4,6 +4,31 @@
 #include "proto/base/clock.h"
 
 namespace varve {
+namespace {
+
+// What an unsealed run costs beside its bytes: map node and vector.
+constexpr uint64_t kRunOverheadBytes = 128;
+
+}  // namespace
+
+uint64_t KvStoreImpl::RunBytes(const SequenceState& state, int64_t page) const {
+  const int64_t first = std::max(state.grid.FirstPosition(page), state.base_tokens);
+  const auto capacity = static_cast<int32_t>(state.grid.EndPosition(page) - first);
+  return state.policy.exact->EncodedBytes(sealer_.ShapeOf(capacity)) + kRunOverheadBytes +
+         ObservedQueries::Bytes(NumObservedQueries(state), QueryFloats());
+}
+
+UnsealedRun KvStoreImpl::NewRun(const SequenceState& state,
+                                int64_t page,
+                                MemoryCharge charge) const {
+  UnsealedRun run;
+  run.first_position = std::max(state.grid.FirstPosition(page), state.base_tokens);
+  run.token_capacity = static_cast<int32_t>(state.grid.EndPosition(page) - run.first_position);
+  run.bytes.resize(state.policy.exact->EncodedBytes(sealer_.ShapeOf(run.token_capacity)));
+  run.queries = QueriesOf(state, page);
+  run.charge = std::move(charge);
+  return run;
+}
 
 Result<void> KvStoreImpl::SealOld(SequenceState& state) {
   const int64_t end = state.grid.SealedEnd(state.length);
@@ -31,15 +56,16 @@ Result<void> KvStoreImpl::SealRun(SequenceState& state,
   const PageIdentity identity = own.IdentityOf(page, row, sealer_.ShapeOf(1));
   const RecordId id = own.IdOf(page, row);
   const uint64_t record_bytes =
-      sealer_.SealedBytes(state.policy, identity) + HostTier::kRecordOverheadBytes;
-  std::optional<HostCharge> charge = host_.TryAdmit(record_bytes);
+      sealer_.SealedBytes(state.policy, identity) + MemoryTier::kRecordOverheadBytes;
+  std::optional<MemoryCharge> charge = memory_.TryAdmit(record_bytes);
   if (!charge && disk_ == nullptr) {
-    VARVE_TRY(charge, host_.Reserve(record_bytes, "a sealed page"));
+    VARVE_TRY(charge, memory_.Reserve(record_bytes, "a sealed page"));
   }
   std::vector<std::byte> record = sealer_.Seal(state.policy, identity, run);
   if (charge) {
-    charge->ShrinkTo(record.size() + HostTier::kRecordOverheadBytes);
+    charge->ShrinkTo(record.size() + MemoryTier::kRecordOverheadBytes);
   }
+  const uint64_t sealed_bytes = record.size();
   const bool to_disk = disk_ != nullptr && (state.is_ingest || !charge);
   if (to_disk) {
     const std::span<const std::byte> bytes = record;
@@ -50,10 +76,10 @@ Result<void> KvStoreImpl::SealRun(SequenceState& state,
   }
   if (charge) {
     // A page sealed again (its first write failed half-way) replaces the one before.
-    host_.Erase(id);
-    host_.Insert(id,
-                 std::make_shared<ResidentPage>(std::move(record), identity, std::move(*charge)),
-                 to_disk);
+    memory_.Erase(id);
+    memory_.Insert(id,
+                   std::make_shared<ResidentPage>(std::move(record), identity, std::move(*charge)),
+                   to_disk);
   }
   if (window(layer) > 0) {
     WindowPages& held = state.is_ingest ? state.context->own->window_pages : state.window_pages;
@@ -63,6 +89,7 @@ Result<void> KvStoreImpl::SealRun(SequenceState& state,
     sealed_end = std::max(sealed_end, page + 1);
   }
   AddToKeyIndex(state, layer, page);
+  AddToLadder(state, layer, page, sealed_bytes);
   ++counters_.pages_sealed;
   ++counters_.num_pages;
   return {};
@@ -76,7 +103,7 @@ Result<void> KvStoreImpl::ErasePages(PageKey::Space space,
   const auto row = static_cast<uint16_t>(layer);
   for (const int64_t page : pages) {
     const PageKey key{space, owner, row, row, static_cast<uint64_t>(page)};
-    if (host_.Erase({key, 0}) != HostTier::Erased::kDirty) {
+    if (memory_.Erase({key, 0}) != MemoryTier::Erased::kDirty) {
       on_disk.push_back(key);
     }
   }

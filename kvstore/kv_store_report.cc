@@ -6,6 +6,7 @@
 #include "kvstore/record_keys.h"
 
 namespace varve {
+
 PageSegment KvStoreImpl::CommittedSegment(const ContextState& context,
                                           PageSegment::Source source) const {
   PageSegment segment;
@@ -26,6 +27,14 @@ PageSegment KvStoreImpl::CommittedSegment(const ContextState& context,
   return segment;
 }
 
+PageSegment KvStoreImpl::SealedOf(const PageOwner& owner, int64_t end_page) const {
+  PageSegment sealed = CommittedSegment(*owner.readers.front(), PageSegment::Source::kSealed);
+  sealed.owner = owner.id;
+  sealed.shared = nullptr;
+  sealed.end_page = end_page;
+  return sealed;
+}
+
 int64_t KvStoreImpl::NumSealedPages(const SequenceState& state) const {
   int64_t pages = 0;
   for (int32_t layer = 0; layer < num_layers(); ++layer) {
@@ -42,10 +51,11 @@ void KvStoreImpl::Count(const PageSegment& segment,
                         const PageIdentity& identity,
                         uint64_t record_bytes,
                         int64_t times,
-                        ContextUsage& usage) const {
+                        ContextUsage& usage,
+                        Rung rung) const {
   const bool tail = segment.source == PageSegment::Source::kTail;
-  const int64_t kept =
-      tail ? identity.num_tokens : sealer_.KeptTokensOf(segment.policy, identity, record_bytes);
+  const int64_t kept = tail ? identity.num_tokens
+                            : sealer_.KeptTokensOf(segment.policy, identity, record_bytes, rung);
   const uint64_t token_bytes = uint64_t{4} * static_cast<uint64_t>(options_.geometry.num_kv_heads) *
                                static_cast<uint64_t>(options_.geometry.head_dim);
   usage.disk_bytes += static_cast<uint64_t>(times) * (record_bytes + kRecordRowBytes);
@@ -53,11 +63,17 @@ void KvStoreImpl::Count(const PageSegment& segment,
       static_cast<uint64_t>(times) * static_cast<uint64_t>(identity.num_tokens) * token_bytes;
   usage.layer_tokens += times * identity.num_tokens;
   usage.kept_layer_tokens += times * kept;
+  if (!tail) {
+    const auto row = static_cast<size_t>(rung);
+    usage.rungs[row].pages += times;
+    usage.rungs[row].bytes += static_cast<uint64_t>(times) * record_bytes;
+  }
 }
 
 // The sealed pages of a layer. Where the numbers decide how much of a page stays, each page has its
 // own size, which the disk's index (or, without a disk, the host tier) knows.
-Result<void> KvStoreImpl::CountSealed(const PageSegment& sealed,
+Result<void> KvStoreImpl::CountSealed(const PageOwner& owner,
+                                      const PageSegment& sealed,
                                       uint16_t layer,
                                       int64_t first,
                                       ContextUsage& usage) const {
@@ -68,7 +84,9 @@ Result<void> KvStoreImpl::CountSealed(const PageSegment& sealed,
   // Pages behind the sinks are alike.
   const int64_t alike = std::clamp(
       grid.NumPages(sealed.policy.policy.sink_tokens), first, std::max(first, sealed.end_page));
-  if (sealed.policy.tokens == nullptr || !sealed.policy.tokens->size_depends_on_data()) {
+  const PageLadder* ladder = window(layer) == 0 ? owner.ladder.get() : nullptr;
+  if (ladder == nullptr &&
+      (sealed.policy.tokens == nullptr || !sealed.policy.tokens->size_depends_on_data())) {
     for (int64_t page = grid.NextOwned(first); page < alike; page = grid.NextOwned(page + 1)) {
       const PageIdentity identity = identity_of(page);
       Count(sealed, identity, sealer_.SealedBytes(sealed.policy, identity), 1, usage);
@@ -80,25 +98,32 @@ Result<void> KvStoreImpl::CountSealed(const PageSegment& sealed,
     return {};
   }
   std::map<int64_t, uint64_t> bytes_of;
-  if (disk_ != nullptr) {
+  if (ladder == nullptr && disk_ != nullptr) {
     VARVE_TRY(const auto pages, disk_->ListLayerPageBytes(ContextId{sealed.owner}, layer));
     for (const auto& [key, bytes] : pages) {
       bytes_of[static_cast<int64_t>(key.page)] = bytes;
     }
   }
-  std::map<uint64_t, int64_t> pages_of_size;
+  std::map<std::pair<uint64_t, Rung>, int64_t> pages_of_size;
   for (int64_t page = grid.NextOwned(first); page < sealed.end_page;
        page = grid.NextOwned(page + 1)) {
-    const uint64_t bytes =
-        disk_ != nullptr ? bytes_of[page] : host_.RecordBytes(sealed.IdOf(page, layer));
-    if (page < alike) {
-      Count(sealed, identity_of(page), bytes, 1, usage);
+    uint64_t bytes = 0;
+    Rung rung = Rung::kHot;
+    if (ladder != nullptr) {
+      const LadderPage& known = ladder->page(layer, LadderIndex(owner, grid, page));
+      bytes = known.bytes;
+      rung = known.rung;
     } else {
-      ++pages_of_size[bytes];
+      bytes = disk_ != nullptr ? bytes_of[page] : memory_.RecordBytes(sealed.IdOf(page, layer));
+    }
+    if (page < alike) {
+      Count(sealed, identity_of(page), bytes, 1, usage, rung);
+    } else {
+      ++pages_of_size[{bytes, rung}];
     }
   }
-  for (const auto& [bytes, pages] : pages_of_size) {
-    Count(sealed, identity_of(alike), bytes, pages, usage);
+  for (const auto& [size, pages] : pages_of_size) {
+    Count(sealed, identity_of(alike), size.first, pages, usage, size.second);
   }
   return {};
 }
@@ -109,11 +134,11 @@ Result<void> KvStoreImpl::CountPages(const ContextState& context,
                                      int32_t layer,
                                      ContextUsage& usage) const {
   const uint64_t before = usage.disk_bytes;
-  PageSegment sealed = CommittedSegment(context, PageSegment::Source::kSealed);
-  sealed.owner = pages.owner->id;
-  sealed.shared = nullptr;
-  sealed.end_page = pages.end_page;
-  VARVE_RETURN_IF_ERROR(CountSealed(sealed, static_cast<uint16_t>(layer), pages.first_page, usage));
+  VARVE_RETURN_IF_ERROR(CountSealed(*pages.owner,
+                                    SealedOf(*pages.owner, pages.end_page),
+                                    static_cast<uint16_t>(layer),
+                                    pages.first_page,
+                                    usage));
   usage.num_pages += context.grid.CountOwned(pages.first_page, pages.end_page);
   if (CountedAt(*pages.owner, layer, pages.first_page) != &context) {
     usage.shared_disk_bytes += usage.disk_bytes - before;
@@ -151,14 +176,17 @@ Result<void> KvStoreImpl::CountRange(const ContextState& context,
   return {};
 }
 
-void KvStoreImpl::CountResident(const ContextState& context, ContextUsage& usage) const {
+void KvStoreImpl::CountResident(const ContextState& context,
+                                const MemoryTier& tier,
+                                uint64_t& all,
+                                uint64_t& shared) const {
   const TailRef tail = context.committed.committed_tail();
-  host_.ForEach([&](const RecordId& id, uint64_t bytes) {
+  tier.ForEach([&](const RecordId& id, uint64_t bytes) {
     if (id.key.space != PageKey::Space::kContext) {
       return;
     }
     if (id.key.owner == context.own->id) {
-      usage.host_bytes += bytes;
+      all += bytes;
       return;
     }
     const auto range = std::find_if(context.shared.begin(),
@@ -174,8 +202,8 @@ void KvStoreImpl::CountResident(const ContextState& context, ContextUsage& usage
     if (reads) {
       const ContextState* counted_at =
           is_tail ? TailCountedAt(context) : CountedAt(*range->owner, id.key.first_layer, page);
-      usage.host_bytes += bytes;
-      usage.shared_host_bytes += counted_at == &context ? 0 : bytes;
+      all += bytes;
+      shared += counted_at == &context ? 0 : bytes;
     }
   });
 }
@@ -184,7 +212,10 @@ Result<ContextUsage> KvStoreImpl::GetContextUsage(ContextId id) const {
   VARVE_TRY(const auto context, FindContext(id));
   ContextUsage usage;
   usage.id = id;
-  CountResident(*context, usage);
+  CountResident(*context, host_, usage.host_bytes, usage.shared_host_bytes);
+  if (device_ != nullptr) {
+    CountResident(*context, *device_, usage.device_bytes, usage.shared_device_bytes);
+  }
   const ContextManifest& committed = context->committed;
   const OwnedRange own{context->own, committed.shared_pages(), committed.sealed_pages()};
   const PageSegment tails = CommittedSegment(*context, PageSegment::Source::kTail);
@@ -219,11 +250,16 @@ int64_t KvStoreImpl::SequenceLength(SequenceId sequence) const {
 
 WorkerStats KvStoreImpl::Stats() const {
   WorkerStats stats;
+  stats.has_device = device_ != nullptr;
+  if (device_ != nullptr) {
+    stats.device = {device_->used(), device_->budget()};
+  }
   stats.host = {host_.used(), host_.budget()};
   if (disk_ != nullptr) {
     stats.disk = disk_->GetStats().bytes;
   }
   stats.num_pages = counters_.num_pages;
+  stats.page_reads_device = counters_.page_reads_device;
   stats.page_reads_host = counters_.page_reads_host;
   stats.page_reads_disk = counters_.page_reads_disk;
   stats.disk_bytes_read = counters_.disk_bytes_read;
@@ -232,6 +268,14 @@ WorkerStats KvStoreImpl::Stats() const {
   stats.selective_pages_read = counters_.selective_pages_read;
   stats.selective_pages_total = counters_.selective_pages_total;
   stats.checksum_failures = counters_.checksum_failures;
+  for (size_t rung = 0; rung < kNumRungs; ++rung) {
+    stats.rungs[rung] = {ladder_counters_.pages[rung], ladder_counters_.bytes[rung]};
+    stats.demotions[rung] = ladder_counters_.demotions[rung];
+    stats.demoted_bytes[rung] = ladder_counters_.demoted_bytes[rung];
+  }
+  for (size_t reason = 0; reason < stats.demotion_failures.size(); ++reason) {
+    stats.demotion_failures[reason] = ladder_counters_.failures[reason];
+  }
   stats.disk_read_seconds = static_cast<double>(counters_.disk_read_us) * 1e-6;
   stats.disk_write_seconds = static_cast<double>(counters_.disk_write_us) * 1e-6;
   return stats;
@@ -243,7 +287,7 @@ std::vector<KvStore::HeldPage> KvStoreImpl::HeldPages() const {
     HeldPage entry{segment.owner, segment.space == PageKey::Space::kScratch, layer, page};
     entry.sealed = segment.source == PageSegment::Source::kSealed;
     entry.resident = segment.source == PageSegment::Source::kUnsealed ||
-                     host_.Contains(segment.IdOf(page, static_cast<uint16_t>(layer)));
+                     memory_.Contains(segment.IdOf(page, static_cast<uint16_t>(layer)));
     held.push_back(entry);
   };
   const auto add_owned =
@@ -254,9 +298,7 @@ std::vector<KvStore::HeldPage> KvStoreImpl::HeldPages() const {
         }
       };
   for (const auto& [id, owner] : owners_) {
-    PageSegment sealed = CommittedSegment(*owner->readers.front(), PageSegment::Source::kSealed);
-    sealed.owner = id;
-    sealed.shared = nullptr;
+    const PageSegment sealed = SealedOf(*owner, 0);
     for (int32_t layer = 0; layer < num_layers(); ++layer) {
       const auto row = static_cast<size_t>(layer);
       if (window(layer) == 0) {

@@ -21,7 +21,7 @@ Result<void> KvStoreImpl::ReserveKeyIndexes(const SequenceState& state,
     KeyIndex& index = state.context->key_indexes[row];
     if (window(layer) == 0 &&
         index.num_pages() == state.grid.CountOwned(0, state.sealed_end[row])) {
-      VARVE_RETURN_IF_ERROR(index.Reserve(host_, state.grid.CountOwned(0, end_page), keep_free));
+      VARVE_RETURN_IF_ERROR(index.Reserve(memory_, state.grid.CountOwned(0, end_page), keep_free));
     }
   }
   return {};
@@ -60,7 +60,7 @@ Result<void> KvStoreImpl::FillKeyIndex(const PageSegment& sealed,
   const int64_t num_pages = sealed.grid.CountOwned(0, sealed.end_page);
   std::vector<uint16_t> centroids;
   while (index.num_pages() < num_pages) {
-    VARVE_RETURN_IF_ERROR(index.Reserve(host_, index.num_pages() + 1, keep_free));
+    VARVE_RETURN_IF_ERROR(index.Reserve(memory_, index.num_pages() + 1, keep_free));
     const auto row = static_cast<uint16_t>(layer);
     const int64_t page = sealed.grid.OwnedPage(index.num_pages());
     const PageIdentity identity = sealed.IdentityOf(page, row, sealer_.ShapeOf(1));

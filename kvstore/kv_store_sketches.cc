@@ -122,7 +122,7 @@ Result<void> KvStoreImpl::FillKeySketch(const PageSegment& sealed,
   if (sketch.num_pages() >= num_pages) {
     return {};
   }
-  VARVE_RETURN_IF_ERROR(sketch.Reserve(host_, num_pages, keep_free));
+  VARVE_RETURN_IF_ERROR(sketch.Reserve(memory_, num_pages, keep_free));
   PageSegment missing = sealed;
   missing.first_page = sealed.grid.OwnedPage(sketch.num_pages());
   const auto cursor = MakePageCursor(cursor_deps(), static_cast<uint16_t>(layer), {missing});

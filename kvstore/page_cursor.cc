@@ -2,10 +2,7 @@
 
 #include <algorithm>
 
-#include <fmt/format.h>
-
 #include "proto/base/clock.h"
-#include "proto/base/hash.h"
 
 namespace varve {
 namespace {
@@ -35,13 +32,13 @@ Result<Records> Await(std::future<Result<Records>>& read, StoreCounters& counter
 // Takes a record that was read from disk, verifies it and wraps it.
 Result<std::shared_ptr<ResidentPage>> Adopt(std::vector<std::byte> bytes,
                                             const PageIdentity& identity,
-                                            HostCharge charge,
+                                            MemoryCharge charge,
                                             StoreCounters& counters) {
   if (bytes.empty()) {
     return Missing(identity.key);
   }
   counters.disk_bytes_read += bytes.size();
-  charge.ShrinkTo(bytes.size() + HostTier::kRecordOverheadBytes);
+  charge.ShrinkTo(bytes.size() + MemoryTier::kRecordOverheadBytes);
   auto page = std::make_shared<ResidentPage>(std::move(bytes), identity, std::move(charge));
   if (auto used = page->Use(); !used) {
     counters.checksum_failures += used.error().code == ErrorCode::kPageCorrupt ? 1 : 0;
@@ -63,7 +60,7 @@ class Cursor final : public PageCursor {
     int64_t page = 0;
     const UnsealedRun* run = nullptr;      // of an unsealed page
     std::shared_ptr<ResidentPage> record;  // of any other, once it is here
-    HostCharge charge;                     // of a read in flight
+    MemoryCharge charge;                   // of a read in flight
   };
   struct Read {
     const PageSegment* segment = nullptr;
@@ -179,20 +176,22 @@ bool Cursor::AddSlot(Batch& batch, uint64_t& fetched_bytes) {
   const PageSegment& segment = segments_[segment_];
   const bool unsealed = segment.source == PageSegment::Source::kUnsealed;
   Slot slot{&segment, page_, nullptr, nullptr, {}};
+  const MemoryTier* where = deps_.memory;
   if (unsealed) {
     const auto run = segment.runs->find(page_);
     slot.run = run == segment.runs->end() ? nullptr : &run->second;
   } else {
-    slot.record = deps_.host->Find(segment.IdOf(page_, layer_));
+    slot.record = deps_.memory->Find(segment.IdOf(page_, layer_), &where);
   }
   if (slot.run != nullptr || slot.record != nullptr) {
-    ++deps_.counters->page_reads_host;
+    const bool on_device = deps_.has_device && where == deps_.memory;
+    ++(on_device ? deps_.counters->page_reads_device : deps_.counters->page_reads_host);
   } else if (!unsealed && deps_.disk != nullptr) {
-    const uint64_t bytes = RecordBytes(segment) + HostTier::kRecordOverheadBytes;
-    if (fetched_bytes > 0 && fetched_bytes + bytes > deps_.host->read_share()) {
+    const uint64_t bytes = RecordBytes(segment) + MemoryTier::kRecordOverheadBytes;
+    if (fetched_bytes > 0 && fetched_bytes + bytes > deps_.memory->read_share()) {
       return false;
     }
-    auto charge = deps_.host->Reserve(bytes, "a page read from disk");
+    auto charge = deps_.memory->Reserve(bytes, "a page read from disk");
     if (!charge) {
       if (batch.slots.empty() && current_.slots.empty()) {
         batch.failure = charge.error();
@@ -243,9 +242,7 @@ Result<void> Cursor::Keep(Slot& slot, std::vector<std::byte> bytes) {
             Adopt(std::move(bytes), identity, std::move(slot.charge), *deps_.counters));
   ++deps_.counters->page_reads_disk;
   const RecordId id = slot.segment->IdOf(slot.page, layer_);
-  if (!deps_.host->Contains(id) && deps_.host->MayStay()) {
-    deps_.host->Insert(id, slot.record, true);
-  }
+  deps_.memory->Offer(id, slot.record);
   return {};
 }
 
@@ -278,24 +275,12 @@ Result<void> Cursor::AddRecordViews(const PageRecord& record, int64_t visible_en
   for (const PageRun& run : record.runs) {
     const int64_t first_position = record.identity.first_position + run.first_token;
     const int64_t tokens = std::min<int64_t>(run.num_tokens, visible_end - first_position);
-    const RunContext context = deps_.sealer->ContextOf(*run.codec, run.layer, first_position);
-    if (run.tables_hash != (context.tables == nullptr ? 0 : context.tables->hash)) {
-      return Error{
-          ErrorCode::kCodecMismatch,
-          fmt::format("{} was written with the tables {} of codec {}; those loaded are {}",
-                      DescribeKey(record.identity.key),
-                      HashToHex(run.tables_hash),
-                      run.codec->name(),
-                      context.tables == nullptr ? "none" : HashToHex(context.tables->hash))};
+    const Result<RunContext> found = deps_.sealer->ContextOf(record, run);
+    if (!found) {
+      deps_.counters->checksum_failures += found.error().code == ErrorCode::kPageCorrupt ? 1 : 0;
+      return found.error();
     }
-    if (run.codec->sized_by_tables() &&
-        run.encoded.size() !=
-            run.codec->EncodedBytes(deps_.sealer->ShapeOf(run.token_capacity), context.tables)) {
-      ++deps_.counters->checksum_failures;
-      return Error{ErrorCode::kPageCorrupt,
-                   DescribeKey(record.identity.key) +
-                       " is corrupt: a run does not have the size of its tokens and tables"};
-    }
+    const RunContext& context = *found;
     AddView(run.codec->id(), run.encoded, run.token_capacity, tokens, first_position);
     if (tokens > 0) {
       views_.back().tables = context.tables;
@@ -375,16 +360,16 @@ Result<std::shared_ptr<ResidentPage>> LoadRecord(const PageCursorDeps& deps,
                                                  const RecordId& id,
                                                  const PageIdentity& identity,
                                                  uint64_t record_bytes) {
-  if (auto resident = deps.host->Find(id)) {
+  if (auto resident = deps.memory->Find(id)) {
     VARVE_RETURN_IF_ERROR(resident->Use());
     return resident;
   }
   if (deps.disk == nullptr) {
     return Missing(id.key);
   }
-  VARVE_TRY(
-      HostCharge charge,
-      deps.host->Reserve(record_bytes + HostTier::kRecordOverheadBytes, "a page read from disk"));
+  VARVE_TRY(MemoryCharge charge,
+            deps.memory->Reserve(record_bytes + MemoryTier::kRecordOverheadBytes,
+                                 "a page read from disk"));
   auto read = id.tail_version == 0 ? deps.disk->GetPages({id.key})
                                    : deps.disk->GetTailPages(id.tail_version, {id.key});
   VARVE_TRY(Records records, Await(read, *deps.counters));

@@ -13,8 +13,8 @@
 #include <optional>
 #include <vector>
 
-#include "kvstore/host_tier.h"
 #include "kvstore/kv_store.h"
+#include "kvstore/memory_tier.h"
 #include "kvstore/page_grid.h"
 #include "kvstore/sealer.h"
 
@@ -22,6 +22,7 @@ namespace varve {
 
 // What a store counts; any thread may read.
 struct StoreCounters {
+  std::atomic<uint64_t> page_reads_device{0};
   std::atomic<uint64_t> page_reads_host{0};
   std::atomic<uint64_t> page_reads_disk{0};
   std::atomic<uint64_t> disk_bytes_read{0};
@@ -71,8 +72,9 @@ struct PageSegment {
 
 // What a cursor works with; all outlive it.
 struct PageCursorDeps {
-  HostTier* host = nullptr;
-  DiskTier* disk = nullptr;  // may be null
+  MemoryTier* memory = nullptr;  // the highest tier
+  bool has_device = false;       // it is the device tier
+  DiskTier* disk = nullptr;      // may be null
   const Sealer* sealer = nullptr;
   StoreCounters* counters = nullptr;
 };

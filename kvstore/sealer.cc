@@ -5,8 +5,6 @@
 #include <cstring>
 #include <numeric>
 
-#include <fmt/format.h>
-
 namespace varve {
 namespace {
 
@@ -23,42 +21,7 @@ uint16_t RoundUp(float value) {
   return static_cast<uint16_t>((bits >> 16) + (inexact_positive ? 1 : 0));
 }
 
-Error BadPolicy(std::string what) {
-  return Error{ErrorCode::kInvalidArgument, "kv policy: " + std::move(what)};
-}
-
 }  // namespace
-
-Result<ResolvedPolicy> ResolvedPolicy::Resolve(const KvPolicy& policy, const KvGeometry& geometry) {
-  if (policy.page_tokens < 1 || policy.page_tokens > kMaxPageTokens) {
-    return BadPolicy(
-        fmt::format("page_tokens is {}; it must be 1 to {}", policy.page_tokens, kMaxPageTokens));
-  }
-  if (policy.sink_tokens < 0) {
-    return BadPolicy(fmt::format("sink_tokens is {}; it must not be negative", policy.sink_tokens));
-  }
-  if (policy.recent_window_tokens < 0) {
-    return BadPolicy(fmt::format("recent_window_tokens is {}; it must not be negative",
-                                 policy.recent_window_tokens));
-  }
-  VARVE_TRY(const Codec* codec, FindCodec(policy.codec));
-  for (int32_t layer = 0; codec->needs_tables() && layer < geometry.num_layers(); ++layer) {
-    if (geometry.codec_tables == nullptr ||
-        geometry.codec_tables->Find(codec->id(), layer) == nullptr) {
-      return BadPolicy(fmt::format(
-          "codec {} needs tables that are calibrated for the model, and this model has none: make "
-          "them with `varve calibrate --model DIR --text FILE` and start again",
-          codec->name()));
-    }
-  }
-  VARVE_TRY(const Codec* exact, FindCodec(policy.exact_codec));
-  if (exact->id() != CodecId::kF32 && exact->id() != CodecId::kBf16) {
-    return BadPolicy(fmt::format("exact_codec is {}; it must be bf16 or f32", policy.exact_codec));
-  }
-  VARVE_CHECK(exact->appendable());
-  VARVE_TRY(const TokenPolicy* tokens, FindTokenPolicy(policy));
-  return ResolvedPolicy{policy, codec, exact, tokens, SelectsPages(policy)};
-}
 
 uint64_t Sealer::WorkspaceBytes(const ResolvedPolicy& policy) const {
   const auto tokens = static_cast<uint64_t>(policy.policy.page_tokens);
@@ -186,11 +149,14 @@ uint64_t Sealer::SealedBytes(const ResolvedPolicy& policy, const PageIdentity& i
 
 int32_t Sealer::KeptTokensOf(const ResolvedPolicy& policy,
                              const PageIdentity& identity,
-                             uint64_t record_bytes) const {
+                             uint64_t record_bytes,
+                             Rung rung) const {
   const ClassSizes sizes = SizesOf(policy, identity);
   int32_t kept = std::accumulate(sizes.begin(), sizes.end(), 0);
   if (DependsOnData(policy, identity) && policy.num_classes() == 1) {
-    while (kept > 1 && PageRecordBytes(SealedSections(policy, identity, {kept})) != record_bytes) {
+    ResolvedPolicy as_rung = policy;
+    as_rung.codec = &policy.CodecOf(rung);
+    while (kept > 1 && PageRecordBytes(SealedSections(as_rung, identity, {kept})) != record_bytes) {
       --kept;
     }
   }
@@ -224,12 +190,8 @@ std::vector<std::byte> Sealer::Seal(const ResolvedPolicy& policy,
     const std::span<std::byte> out = writer.section(i);
     switch (section.kind) {
       case SectionKind::kKeyMinMax:
-        BoundKeys(row, out);
-        break;
       case SectionKind::kKeyCentroids:
-        centroids_.resize(out.size() / sizeof(uint16_t));
-        clusterer_.Cluster(k_.data(), row, NumKeyClusters(row), centroids_);
-        std::memcpy(out.data(), centroids_.data(), out.size());
+        SummariseKeys(section.kind, row, out);
         break;
       case SectionKind::kTokenIndices:
         if (!out.empty()) {
@@ -289,6 +251,16 @@ const KeptTokens* Sealer::Prune(const ResolvedPolicy& policy,
                          .num_sinks = sinks,
                          .k = k_.data(),
                          .v = v_.data()});
+}
+
+void Sealer::SummariseKeys(SectionKind kind, int32_t num_tokens, std::span<std::byte> out) {
+  if (kind == SectionKind::kKeyMinMax) {
+    BoundKeys(num_tokens, out);
+    return;
+  }
+  centroids_.resize(out.size() / sizeof(uint16_t));
+  clusterer_.Cluster(k_.data(), num_tokens, NumKeyClusters(num_tokens), centroids_);
+  std::memcpy(out.data(), centroids_.data(), out.size());
 }
 
 void Sealer::BoundKeys(int32_t num_tokens, std::span<std::byte> out) const {

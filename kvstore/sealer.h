@@ -10,36 +10,19 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "kernels/attend.h"
 #include "kernels/codec/codec.h"
-#include "kvstore/host_tier.h"
 #include "kvstore/kv_geometry.h"
+#include "kvstore/memory_tier.h"
 #include "kvstore/page_format.h"
+#include "kvstore/resolved_policy.h"
 #include "kvstore/tokens/key_clusterer.h"
 #include "kvstore/tokens/page_pruner.h"
-#include "proto/kv_policy.h"
 
 namespace varve {
-
-// A policy whose names are resolved and whose numbers are checked.
-struct ResolvedPolicy {
-  KvPolicy policy;
-  const Codec* codec = nullptr;
-  const Codec* exact = nullptr;
-  const TokenPolicy* tokens = nullptr;  // null: all tokens stay
-  bool selects_pages = false;           // of a context: requests read a share of its sealed pages
-
-  // Of a class of the token policy; class 0: the context's.
-  const Codec& CodecOf(size_t token_class) const {
-    return token_class == 0 ? *codec : *tokens->further_codecs()[token_class - 1];
-  }
-  size_t num_classes() const { return tokens == nullptr ? 1 : 1 + tokens->further_codecs().size(); }
-
-  // Errors: kInvalidArgument naming the field; also for a codec whose tables the model lacks.
-  static Result<ResolvedPolicy> Resolve(const KvPolicy& policy, const KvGeometry& geometry);
-};
 
 // The unsealed tokens of one page and layer: an encoded run of the exact codec that grows in place.
 struct UnsealedRun {
@@ -47,7 +30,7 @@ struct UnsealedRun {
   int32_t token_capacity = 0;  // up to the page's end
   std::vector<std::byte> bytes;
   ObservedQueries queries;  // what the token policy wants to have seen; else empty
-  HostCharge charge;
+  MemoryCharge charge;
 };
 
 class Sealer {
@@ -68,15 +51,18 @@ class Sealer {
   }
   // What the codec needs to know about a run of `layer` whose token 0 stands at `first_position`.
   RunContext ContextOf(const Codec& codec, int32_t layer, int64_t first_position) const;
+  // Of a run of a parsed record, to decode it. Errors: kCodecMismatch (other tables), kPageCorrupt.
+  Result<RunContext> ContextOf(const PageRecord& record, const PageRun& run) const;
   // The record's size, known without its bytes; the most it may be, where what a page keeps depends
-  // on its numbers.
+  // on its numbers. Demoted records are smaller.
   uint64_t SealedBytes(const ResolvedPolicy& policy, const PageIdentity& identity) const;
   // Of how many tokens of the page K and V are held, in whatever codec: all, unless the policy
   // drops some. With such a policy that lets the numbers decide, `record_bytes` says how many there
-  // are in a record of this size.
+  // are in a record of this size on this rung.
   int32_t KeptTokensOf(const ResolvedPolicy& policy,
                        const PageIdentity& identity,
-                       uint64_t record_bytes) const;
+                       uint64_t record_bytes,
+                       Rung rung = Rung::kHot) const;
   uint64_t TailBytes(const ResolvedPolicy& policy, const PageIdentity& identity) const;
 
   // The record of a full run: sinks in the exact codec, what is kept of the rest in the codecs of
@@ -85,8 +71,22 @@ class Sealer {
   std::vector<std::byte> Seal(const ResolvedPolicy& policy,
                               const PageIdentity& identity,
                               const UnsealedRun& run);
-  // The key centroids of the record sealed last, [NumKeyClusters, num_kv_heads, head_dim] in bf16;
-  // empty if it has none.
+  // The record with what is in the codec of the rung it stands on in that of a lower one: exact
+  // sinks, other classes of the token policy, indices and weights stay as they are, bounds and
+  // centroids are those of the keys that a reader will decode. Empty: it would not be smaller, or
+  // stands there already. `record` is of `record_bytes` and verified. Errors: as ContextOf.
+  Result<std::vector<std::byte>> Reencode(const ResolvedPolicy& policy,
+                                          Rung rung,
+                                          const PageRecord& record,
+                                          size_t record_bytes);
+  // The rung that a record stands on by its runs; nothing if no token is in a codec of the ladder.
+  std::optional<Rung> RungOf(const ResolvedPolicy& policy, const PageRecord& record) const;
+  // The same by its size, where that tells it from all others; else nothing.
+  std::optional<Rung> RungOf(const ResolvedPolicy& policy,
+                             const PageIdentity& identity,
+                             uint64_t record_bytes) const;
+  // The key centroids of the record sealed or encoded anew last, [NumKeyClusters, num_kv_heads,
+  // head_dim] in bf16; empty if it has none.
   std::span<const uint16_t> key_centroids() const { return centroids_; }
   // The first identity.num_tokens tokens of a run, exactly, without the room that is still free.
   std::vector<std::byte> WriteTail(const ResolvedPolicy& policy,
@@ -123,7 +123,23 @@ class Sealer {
                  const int32_t* token_indices,
                  int32_t row,
                  std::span<std::byte> out);
+  // Of a record that goes down a rung, and the run that each is about; null: all of them.
+  struct DemotedSections {
+    std::vector<Section> sections;
+    std::vector<const PageRun*> runs;
+  };
+  DemotedSections SectionsOf(const ResolvedPolicy& policy,
+                             const Codec& from,
+                             const Codec& to,
+                             const PageRecord& record) const;
+  Result<void> CopyRun(const PageRecord& record,
+                       const PageRun& run,
+                       const Section& section,
+                       int32_t row,
+                       std::span<std::byte> out);
   void BoundKeys(int32_t num_tokens, std::span<std::byte> out) const;
+  // Bounds or centroids of the first num_tokens keys of k_, into a section.
+  void SummariseKeys(SectionKind kind, int32_t num_tokens, std::span<std::byte> out);
 
   KvGeometry geometry_;
   PagePruner pruner_;

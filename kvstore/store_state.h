@@ -9,11 +9,12 @@
 #include <set>
 #include <vector>
 
-#include "kvstore/host_tier.h"
 #include "kvstore/key_index.h"
 #include "kvstore/key_sketch.h"
+#include "kvstore/memory_tier.h"
 #include "kvstore/page_cursor.h"
 #include "kvstore/page_grid.h"
+#include "kvstore/page_ladder.h"
 #include "kvstore/sealer.h"
 #include "proto/base/ids.h"
 #include "proto/context_manifest.h"
@@ -36,6 +37,10 @@ struct PageOwner {
   std::vector<int64_t> sealed_end;
   WindowPages window_pages;          // of sliding-window layers
   std::set<uint64_t> tail_versions;  // committed ones
+  // Of a policy with a ladder; else null. Sealed pages of global layers from first_page on, the
+  // ingest's, too.
+  std::unique_ptr<PageLadder> ladder;
+  int64_t last_read_us = 0;  // a request began a step on it
 };
 
 // Pages from first_page on and below end_page that a context reads under an owner's id.
@@ -63,7 +68,7 @@ struct ContextState {
   std::vector<KeyIndex> key_indexes;
   // [num_layers] once a request attended selectively, else empty: what it ranks pages by.
   std::vector<KeySketch> key_sketches;
-  HostCharge charge;
+  MemoryCharge charge;
 
   bool in_use() const { return ingest.has_value() || !snapshot_tails.empty(); }
 };
@@ -90,7 +95,7 @@ struct SequenceState {
   WindowPages window_pages;                          // of a request; an ingest's are its context's
   PageReads selected_reads;                          // of a request on a context that selects pages
   std::vector<std::map<int64_t, UnsealedRun>> runs;  // [num_layers] by page
-  HostCharge charge;
+  MemoryCharge charge;
 
   PageKey::Space space() const {
     return is_ingest ? PageKey::Space::kContext : PageKey::Space::kScratch;

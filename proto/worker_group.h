@@ -7,6 +7,7 @@
 // come from any thread at any time.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -63,27 +64,46 @@ struct TierBytes {
   uint64_t budget = 0;  // 0: unlimited
 };
 
+// Sealed pages on one rung of the ladder, and the bytes of their records.
+struct RungUsage {
+  int64_t pages = 0;
+  uint64_t bytes = 0;
+};
+
 struct ContextUsage {
   ContextId id;
-  int64_t num_pages = 0;    // sealed pages, over all layers and workers
-  uint64_t host_bytes = 0;  // bytes of them that are resident
+  int64_t num_pages = 0;      // sealed pages, over all layers and workers
+  uint64_t device_bytes = 0;  // bytes of them and of tails that are resident there
+  uint64_t host_bytes = 0;
   uint64_t disk_bytes = 0;  // bytes written for pages and tail
   // Of these, what is counted as another context's: the sums over all contexts of the differences
   // are what the tiers hold of them.
+  uint64_t shared_device_bytes = 0;
   uint64_t shared_host_bytes = 0;
   uint64_t shared_disk_bytes = 0;
   uint64_t bf16_bytes = 0;  // the same tokens and layers in bf16, as if none were pruned
   // Tokens of pages and tail, counted once for each layer; and those of them that are kept.
   int64_t layer_tokens = 0;
   int64_t kept_layer_tokens = 0;
+  // Committed sealed pages by the codec that they are in; all are hot without a ladder.
+  std::array<RungUsage, kNumRungs> rungs{};
 };
 
+// Why pages were not encoded anew although their rung is a lower one.
+enum class DemotionFailure : uint8_t { kRead, kWrite, kBudget };
+inline constexpr std::array<std::string_view, 3> kDemotionFailureNames = {"read",
+                                                                          "write",
+                                                                          "budget"};
+
 struct WorkerStats {
+  bool has_device = false;  // a device tier of its own
+  TierBytes device;
   TierBytes host;
   TierBytes disk;
   int64_t num_pages = 0;
-  uint64_t page_reads_host = 0;  // pages attended from the host tier
-  uint64_t page_reads_disk = 0;  // pages fetched from disk
+  uint64_t page_reads_device = 0;  // pages attended from the device tier
+  uint64_t page_reads_host = 0;    // pages attended from the host tier
+  uint64_t page_reads_disk = 0;    // pages fetched from disk
   uint64_t disk_bytes_read = 0;
   uint64_t disk_bytes_written = 0;
   uint64_t pages_sealed = 0;
@@ -91,6 +111,12 @@ struct WorkerStats {
   uint64_t selective_pages_read = 0;
   uint64_t selective_pages_total = 0;
   uint64_t checksum_failures = 0;
+  // Of contexts with a ladder: their pages on each rung, those that were encoded anew for it, and
+  // the bytes that these had before.
+  std::array<RungUsage, kNumRungs> rungs{};
+  std::array<uint64_t, kNumRungs> demotions{};
+  std::array<uint64_t, kNumRungs> demoted_bytes{};
+  std::array<uint64_t, kDemotionFailureNames.size()> demotion_failures{};
   double disk_read_seconds = 0;
   double disk_write_seconds = 0;
 };

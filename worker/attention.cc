@@ -76,6 +76,8 @@ Result<void> AttendSequence(Rank& rank, int32_t layer, const Batch::Part& part) 
     const RankSpan span(rank, "kvstore/kv_store");
     return rank.store.Read(part.work->sequence, layer, first, last, params.q, params.q_stride);
   }();
+  const bool observes_mass = part.observes_mass && !part.is_selective;
+  rank.page_mass.Begin(part.num_tokens * qo_heads);
   for (bool is_zero = false;; is_zero = true) {
     VARVE_TRY(params.views, cursor->Next());
     if (params.views.empty()) {
@@ -85,8 +87,12 @@ Result<void> AttendSequence(Rank& rank, int32_t layer, const Batch::Part& part) 
                      // state
       std::fill_n(o, part.num_tokens * qo_heads * head_dim, 0.0F);
     }
+    params.lse_per_view = observes_mass ? rank.page_mass.NextViews(cursor->pages()) : nullptr;
     const RankSpan span(rank, "kernels/attend");
     Attend(params, rank.scratch, rank.team);
+  }
+  if (observes_mass) {
+    rank.page_mass.Show(rank.store, part.work->sequence, layer, {lse, part.num_tokens * qo_heads});
   }
   if (part.is_selective) {
     ClearEmptyRows(params);

@@ -1,6 +1,7 @@
 #include "worker/local_worker_group.h"
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <mutex>
 #include <thread>
@@ -19,6 +20,9 @@ namespace {
 
 constexpr uint64_t kMaxConfigBytes = uint64_t{1} << 24;
 constexpr int kMaxWorkers = 256;
+// A batch of half a megabyte takes tens of milliseconds of a core, and is a tenth of the time.
+constexpr std::chrono::milliseconds kMaintenancePeriod{50};
+constexpr double kDemotionCpuShare = 0.1;  // of one core, all workers together
 
 std::string NameOf(const std::string& directory) {
   const std::filesystem::path path = std::filesystem::path(directory).lexically_normal();
@@ -82,6 +86,7 @@ Result<std::unique_ptr<LocalWorkerGroup>> LocalWorkerGroup::Open(
   VARVE_RETURN_IF_ERROR(group->OpenStores());
   VARVE_RETURN_IF_ERROR(group->RecoverContexts());
   group->StartRanks();
+  group->StartMaintenance();
   return group;
 }
 
@@ -127,9 +132,12 @@ Result<void> LocalWorkerGroup::OpenStores() {
   catalog_ = std::make_unique<ContextManifests>(disk_.get());
   const auto num_workers = static_cast<uint64_t>(options_.num_workers);
   for (int32_t rank = 0; rank < options_.num_workers; ++rank) {
-    const KvStoreOptions store{.geometry = geometry_,
-                               .shard = {.rank = rank, .num_workers = options_.num_workers},
-                               .host_budget_bytes = options_.host_budget_bytes / num_workers};
+    const KvStoreOptions store{
+        .geometry = geometry_,
+        .shard = {.rank = rank, .num_workers = options_.num_workers},
+        .host_budget_bytes = options_.host_budget_bytes / num_workers,
+        .device_budget_bytes = options_.device_budget_bytes / num_workers,
+        .demotion_cpu_share = kDemotionCpuShare / static_cast<double>(num_workers)};
     VARVE_TRY(std::unique_ptr<KvStore> opened, KvStore::Open(store, disk_.get()));
     stores_.push_back(std::move(opened));
   }
@@ -175,6 +183,15 @@ void LocalWorkerGroup::StartRanks() {
                   .probe = rank == 0 ? options_.probe : nullptr,
                   .quality_share = options_.quality_share}));
   }
+}
+
+void LocalWorkerGroup::StartMaintenance() {
+  maintenance_ = std::make_unique<Ticker>(kMaintenancePeriod, [this] {
+    const std::lock_guard guard(stores_mutex_);
+    for (const std::unique_ptr<KvStore>& store : stores_) {
+      store->Maintain();
+    }
+  });
 }
 
 Result<void> LocalWorkerGroup::CheckPlan(const StepPlan& plan) const {

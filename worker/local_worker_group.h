@@ -1,8 +1,9 @@
 // N workers in this process: one model, one disk tier, and for each worker a KV store and a rank of
 // the step. The embedded default of `varve serve`, and what tests drive.
 //
-// Threads: as WorkerGroup says. Calls that touch the stores are served in the order in which they
-// come, so that a call from another thread waits for one step at most. Next: worker/step.h
+// Threads: as WorkerGroup says. A thread of its own maintains the stores between steps. Calls that
+// touch the stores are served in the order in which they come, so that a call from another thread
+// waits for one step at most. Next: worker/step.h
 #pragma once
 
 #include <cstdint>
@@ -22,6 +23,7 @@
 #include "worker/model_config.h"
 #include "worker/rank.h"
 #include "worker/step.h"
+#include "worker/ticker.h"
 #include "worker/weights.h"
 
 namespace varve {
@@ -36,6 +38,7 @@ struct LocalWorkerGroupOptions {
   int num_threads = 0;   // 0: all cores of the machine
   std::string data_dir;  // "": nothing is durable, contexts live as long as the process
   uint64_t host_budget_bytes = uint64_t{1} << 30;  // KV in memory, all workers together
+  uint64_t device_budget_bytes = 0;                // of a tier above it; 0: there is none
   uint64_t disk_budget_bytes = 0;                  // 0: unlimited
   int64_t max_step_tokens =
       512;  // prompt tokens of a step; one token for each sequence may come on top
@@ -96,6 +99,7 @@ class LocalWorkerGroup final : public WorkerGroup {
   Result<void> OpenStores();
   Result<void> RecoverContexts();
   void StartRanks();
+  void StartMaintenance();
   Result<void> CheckPlan(const StepPlan& plan) const;
   Result<void> CheckWork(const SequenceWork& work) const;
   // What the stores read for it by choice, together.
@@ -122,6 +126,7 @@ class LocalWorkerGroup final : public WorkerGroup {
   uint64_t last_step_ = 0;
   bool has_stepped_ = false;
   std::unordered_set<uint64_t> step_sequences_;  // scratch of Step
+  std::unique_ptr<Ticker> maintenance_;          // last: it uses the rest
 };
 
 }  // namespace varve

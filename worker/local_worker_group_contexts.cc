@@ -210,13 +210,19 @@ Result<ContextUsage> LocalWorkerGroup::GetContextUsage(ContextId context) {
   for (const std::unique_ptr<KvStore>& store : stores_) {
     VARVE_TRY(const ContextUsage one, store->GetContextUsage(context));
     usage.num_pages += one.num_pages;
+    usage.device_bytes += one.device_bytes;
     usage.host_bytes += one.host_bytes;
     usage.disk_bytes += one.disk_bytes;
+    usage.shared_device_bytes += one.shared_device_bytes;
     usage.shared_host_bytes += one.shared_host_bytes;
     usage.shared_disk_bytes += one.shared_disk_bytes;
     usage.bf16_bytes += one.bf16_bytes;
     usage.layer_tokens += one.layer_tokens;
     usage.kept_layer_tokens += one.kept_layer_tokens;
+    for (size_t rung = 0; rung < kNumRungs; ++rung) {
+      usage.rungs[rung].pages += one.rungs[rung].pages;
+      usage.rungs[rung].bytes += one.rungs[rung].bytes;
+    }
   }
   return usage;
 }

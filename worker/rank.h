@@ -28,6 +28,7 @@
 #include "worker/communicator.h"
 #include "worker/kv_probe.h"
 #include "worker/model_config.h"
+#include "worker/page_mass.h"
 #include "worker/partition.h"
 #include "worker/quality_meter.h"
 #include "worker/sampler.h"
@@ -60,6 +61,7 @@ struct Batch {
     size_t num_tokens = 0;
     bool wants_logits = false;      // of some of its tokens
     bool observes_queries = false;  // the store is shown them (KvStore::Observe)
+    bool observes_mass = false;     // the store is shown the mass of pages (worker/page_mass.h)
     bool is_selective = false;      // KvStore::Selective
     bool chooses_pages = false;     // it is, or its context's policy has it read some pages
   };
@@ -99,6 +101,7 @@ struct Rank {
   KvProbe* const probe;
   ThreadTeam team;
   AttendScratch scratch;
+  PageMass page_mass;
   FrameArena frame_arena;
   SamplerScratch sampler_scratch;
   SelectiveScratch selective;

@@ -11,8 +11,9 @@ namespace varve {
 namespace {
 
 constexpr float kNoMass = -std::numeric_limits<float>::infinity();
-// Tokens that share one choice of pages.
+// Tokens that share one choice of pages, fewer where there are very many pages.
 constexpr size_t kRowTokens = 32;
+constexpr size_t kEstimateFloats = size_t{8} << 20;
 // States of pages that are held at once, in floats: beyond that every page is read.
 constexpr size_t kHeldFloats = size_t{16} << 20;
 // The first sample: a share of the pages, within bounds.
@@ -100,6 +101,10 @@ void SizePages(const Rows& rows) {
   }
   for (float& size : s.sizes) {
     size = (std::isfinite(size) ? std::sqrt(size) : 0.0F) + kSmallestShare * even;
+  }
+  if (rows.part.observes_mass) {
+    rows.rank.store.ObserveMass(
+        rows.part.work->sequence, rows.layer, rows.selectable.pages, s.sizes);
   }
   s.draws.resize(num_pages);
   for (size_t page = 0; page < num_pages; ++page) {
@@ -295,19 +300,20 @@ Result<void> AttendSelectively(Rank& rank,
   const SequenceId sequence = part.work->sequence;
   const SelectiveAttention& options = *rank.store.Selective(sequence);
   const SelectablePages selectable = rank.store.Selectable(sequence, layer);
-  const auto heads = static_cast<size_t>(params.num_qo_heads);
-  std::copy_n(params.lse + (part.num_tokens - 1) * heads,
-              heads,
-              rank.selective.read_lse.data() + part.index * heads);
+  const auto qo_heads = static_cast<size_t>(params.num_qo_heads);
+  std::copy_n(params.lse + (part.num_tokens - 1) * qo_heads,
+              qo_heads,
+              rank.selective.read_lse.data() + part.index * qo_heads);
   if (selectable.pages.empty()) {
     return {};
   }
-  const auto qo_heads = static_cast<size_t>(params.num_qo_heads);
   const auto head_dim = static_cast<size_t>(params.head_dim);
   const ErrorStatement& statement = StatementOf(rank, options.delta);
+  const size_t row_tokens =
+      std::clamp<size_t>(kEstimateFloats / (selectable.pages.size() * qo_heads), 1, kRowTokens);
   PageReads reads;
-  for (size_t first = 0; first < part.num_tokens; first += kRowTokens) {
-    const size_t count = std::min(kRowTokens, part.num_tokens - first);
+  for (size_t first = 0; first < part.num_tokens; first += row_tokens) {
+    const size_t count = std::min(row_tokens, part.num_tokens - first);
     Rows rows{.rank = rank,
               .part = part,
               .layer = layer,

@@ -66,6 +66,8 @@ void BuildBatch(Rank& rank, const StepJob& job) {
                            .num_tokens = work.tokens.size(),
                            .wants_logits = wants_logits,
                            .observes_queries = observes_queries,
+                           .observes_mass = work.tokens.size() <= PageMass::kDecodeTokensMax &&
+                                            rank.store.ObservesMass(work.sequence),
                            .is_selective = is_selective,
                            .chooses_pages = rank.store.SelectedReads(work.sequence).has_value()});
     batch.wants_logits = batch.wants_logits || wants_logits;

@@ -5,6 +5,7 @@
 // HTTP status).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -13,8 +14,10 @@
 #include <vector>
 
 #include "proto/base/result.h"
+#include "proto/worker_group.h"
 
 #include "ops/cli/http_client.h"
+#include "ops/cli/kv_codec.h"
 
 namespace varve::cli {
 
@@ -29,7 +32,7 @@ struct ContextInfo {
   uint64_t text_bytes_received = 0;  // committed and queued
   std::string text_hash;             // XXH3-64 of the received text, in hex
   std::string model;
-  std::string codec;
+  std::string codec;      // or "hot,warm,cold" of a ladder, without what it has not
   std::string kv_tokens;  // the token policy: "all", or the one that prunes
   double kv_keep = 1;     // the share of tokens that it keeps
   int64_t created_at = 0;
@@ -39,21 +42,17 @@ struct ContextInfo {
   int64_t ttl_s = 0;       // 0: none
   int64_t expires_at = 0;  // 0: never
   int64_t pages = 0;
+  uint64_t device_bytes = 0;
   uint64_t host_bytes = 0;
   uint64_t disk_bytes = 0;
-  uint64_t shared_host_bytes = 0;  // of these, what is counted as another context's
+  uint64_t shared_device_bytes = 0;  // of these, what is counted as another context's
+  uint64_t shared_host_bytes = 0;
   uint64_t shared_disk_bytes = 0;
   uint64_t bf16_bytes = 0;
   int64_t layer_tokens = 0;       // tokens, counted once for each layer
   int64_t kept_layer_tokens = 0;  // those of them that are kept
-  std::string json;               // the whole object, as the server sent it
-};
-
-// How a new context keeps its KV; what is absent is the server's to choose.
-struct KvChoice {
-  std::string codec;
-  std::string tokens;
-  std::optional<double> keep;
+  std::array<RungUsage, kNumRungs> rungs{};
+  std::string json;  // the whole object, as the server sent it
 };
 
 // What is absent stays as it is.

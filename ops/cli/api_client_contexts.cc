@@ -34,14 +34,21 @@ ContextInfo ParseContext(const Json& object) {
   const Json kv = object.value("kv", Json::object());
   const Json usage = object.value("usage", Json::object());
   if (kv.is_object()) {
-    info.codec = Field<std::string>(kv, "codec");
+    info.codec = CodecText(kv.value("codec", Json()));
     info.kv_tokens = Field<std::string>(kv, "tokens");
     info.kv_keep = Field<double>(kv, "keep");
   }
   if (usage.is_object()) {
     info.pages = Field<int64_t>(usage, "pages");
+    info.device_bytes = Field<uint64_t>(usage, "device_bytes");
+    const Json rungs = usage.value("rungs", Json::object());
+    for (size_t rung = 0; rung < kNumRungs && rungs.is_object(); ++rung) {
+      const Json one = rungs.value(std::string(kRungNames[rung]), Json::object());
+      info.rungs[rung] = {Field<int64_t>(one, "pages"), Field<uint64_t>(one, "bytes")};
+    }
     info.host_bytes = Field<uint64_t>(usage, "host_bytes");
     info.disk_bytes = Field<uint64_t>(usage, "disk_bytes");
+    info.shared_device_bytes = Field<uint64_t>(usage, "shared_device_bytes");
     info.shared_host_bytes = Field<uint64_t>(usage, "shared_host_bytes");
     info.shared_disk_bytes = Field<uint64_t>(usage, "shared_disk_bytes");
     info.bf16_bytes = Field<uint64_t>(usage, "bf16_bytes");
@@ -149,14 +156,8 @@ Result<AppendReply> ApiClient::CreateContext(const std::string& name,
   if (ttl_s) {
     body["ttl_seconds"] = *ttl_s;
   }
-  if (!kv.codec.empty()) {
-    body["kv"]["codec"] = kv.codec;
-  }
-  if (!kv.tokens.empty()) {
-    body["kv"]["tokens"] = kv.tokens;
-  }
-  if (kv.keep) {
-    body["kv"]["keep"] = *kv.keep;
+  if (Json object = KvObject(kv); !object.empty()) {
+    body["kv"] = std::move(object);
   }
   VARVE_TRY(const HttpResponse response,
             http_.Send({.method = "POST", .target = "/v1/contexts", .body = body.dump()}));

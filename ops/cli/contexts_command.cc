@@ -25,7 +25,8 @@ namespace {
 
 struct Options {
   std::string server = kDefaultServer;
-  std::vector<std::string> names;
+  std::string name;                // of commands that take one context
+  std::vector<std::string> names;  // of those that take several
   std::string fork;
   std::string ttl;
   std::string file;
@@ -123,6 +124,10 @@ std::string ExpiryText(const ContextInfo& context) {
                            DurationText(context.ttl_s));
 }
 
+bool HasLadder(const ContextInfo& context) {
+  return context.codec.find(',') != std::string::npos;
+}
+
 void PrintContext(const ContextInfo& context) {
   Table table({});
   table.AddRow({"name", context.name});
@@ -131,6 +136,12 @@ void PrintContext(const ContextInfo& context) {
   table.AddRow({"model", context.model});
   table.AddRow({"codec", context.codec});
   table.AddRow({"keeps", KeptText(context)});
+  for (size_t rung = 0; HasLadder(context) && rung < kNumRungs; ++rung) {
+    table.AddRow({std::string(kRungNames[rung]),
+                  fmt::format("{} in {} pages",
+                              FormatBytes(context.rungs[rung].bytes),
+                              FormatCount(context.rungs[rung].pages))});
+  }
   table.AddRow({"tokens",
                 context.tokens_pending > 0 ? fmt::format("{} ({} to come)",
                                                          FormatCount(context.tokens),
@@ -141,6 +152,9 @@ void PrintContext(const ContextInfo& context) {
                             FormatBytes(context.text_bytes),
                             FormatBytes(context.text_bytes_received))});
   table.AddRow({"pages", FormatCount(context.pages)});
+  if (context.device_bytes > 0) {
+    table.AddRow({"device", TierText(context.device_bytes, context.shared_device_bytes)});
+  }
   table.AddRow({"host", TierText(context.host_bytes, context.shared_host_bytes)});
   table.AddRow({"disk", TierText(context.disk_bytes, context.shared_disk_bytes)});
   table.AddRow({"bytes/token",
@@ -170,12 +184,11 @@ Result<void> Show(const Options& options) {
 
 Result<void> Fork(const Options& options) {
   VARVE_TRY(const ApiClient client, ApiClient::Create(options.server));
-  VARVE_TRY(const ContextInfo fork, client.ForkContext(options.names[0], options.fork));
+  VARVE_TRY(const ContextInfo fork, client.ForkContext(options.name, options.fork));
   if (options.json) {
     fmt::print("{}\n", fork.json);
   } else {
-    fmt::print(
-        "{}: a fork of {}, {} tokens\n", fork.name, options.names[0], FormatCount(fork.tokens));
+    fmt::print("{}: a fork of {}, {} tokens\n", fork.name, options.name, FormatCount(fork.tokens));
   }
   return {};
 }
@@ -204,15 +217,16 @@ Result<void> Unpin(const Options& options) {
 
 Result<void> SetTtl(const Options& options) {
   VARVE_TRY(const int64_t ttl_s, ParseDuration(options.ttl));
-  return Change(options, {.ttl_s = ttl_s});
+  Options one = options;
+  one.names = {options.name};
+  return Change(one, {.ttl_s = ttl_s});
 }
 
 Result<void> Export(const Options& options) {
   VARVE_TRY(const ApiClient client, ApiClient::Create(options.server));
-  VARVE_TRY(const uint64_t bytes,
-            ExportToFile(client, options.names[0], options.file, options.quiet));
+  VARVE_TRY(const uint64_t bytes, ExportToFile(client, options.name, options.file, options.quiet));
   if (options.file != "-") {
-    fmt::print("{}: {} in {}\n", options.names[0], FormatBytes(bytes), options.file);
+    fmt::print("{}: {} in {}\n", options.name, FormatBytes(bytes), options.file);
   }
   return {};
 }
@@ -292,7 +306,7 @@ void AddContextsCommand(CLI::App& root, Invocation& chosen) {
               "Make a context that begins with all that another has; nothing is copied",
               options,
               Fork);
-  fork->add_option("NAME", options->names, "The context")->required()->expected(1);
+  fork->add_option("NAME", options->name, "The context")->required();
   fork->add_option("NEW", options->fork, "Name of the fork")->required();
   CLI::App* pin = AddPart(
       *contexts, chosen, "pin", "Keep contexts from being moved down or expiring", options, Pin);
@@ -305,13 +319,13 @@ void AddContextsCommand(CLI::App& root, Invocation& chosen) {
                           "Have a context deleted when it was not used for so long",
                           options,
                           SetTtl);
-  ttl->add_option("NAME", options->names, "The context")->required()->expected(1);
+  ttl->add_option("NAME", options->name, "The context")->required();
   ttl->add_option("TTL", options->ttl, "90s, 15m, 12h, 7d, 2w or none")
       ->required()
       ->check(CheckDuration);
   CLI::App* to_file = AddPart(
       *contexts, chosen, "export", "Write a context to one checksummed file", options, Export);
-  to_file->add_option("NAME", options->names, "The context")->required()->expected(1);
+  to_file->add_option("NAME", options->name, "The context")->required();
   to_file->add_option("FILE", options->file, "The file; - is the standard output")->required();
   to_file->add_flag("--quiet", options->quiet, "Show no progress");
   CLI::App* from_file = AddPart(

@@ -130,7 +130,9 @@ void AddIngestCommand(CLI::App& root, Invocation& chosen) {
   command
       ->add_option("--kv-codec",
                    options->kv_codec,
-                   "How a new context keeps its KV, for example int8 (default: the server's)")
+                   "How a new context keeps its KV, for example int8 (default: the server's); "
+                   "HOT,WARM,COLD for a ladder that pages go down when there is not enough room, "
+                   "for example rot4,rot2,pca; WARM may be empty, COLD may be left out")
       ->type_name("CODEC");
   command
       ->add_option("--kv-tokens",

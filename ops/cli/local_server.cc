@@ -81,6 +81,7 @@ Result<std::unique_ptr<LocalServer>> LocalServer::Start(const LocalServerOptions
   group.num_threads = options.num_threads > 0 ? options.num_threads : NumUsableCores();
   group.data_dir = options.data_dir;
   group.host_budget_bytes = options.host_budget_bytes;
+  group.device_budget_bytes = options.device_budget_bytes;
   group.disk_budget_bytes = options.disk_budget_bytes;
   group.max_step_tokens = options.max_step_tokens;
   group.quality_share = options.quality_share;

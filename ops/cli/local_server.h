@@ -23,7 +23,8 @@ struct LocalServerOptions {
   int port = 8080;  // 0: any free one
   std::string data_dir;
   uint64_t host_budget_bytes = 4 * kGiB;
-  uint64_t disk_budget_bytes = 0;  // 0: unlimited
+  uint64_t device_budget_bytes = 0;  // of a tier above the host's; 0: there is none
+  uint64_t disk_budget_bytes = 0;    // 0: unlimited
   int64_t max_step_tokens = 512;
   int64_t max_running = 64;
   int64_t max_queue = 256;

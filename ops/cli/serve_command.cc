@@ -128,6 +128,10 @@ void AddSettings(CLI::App& command, Options& options) {
              "Where contexts are kept (default: " + DefaultDataDir() + ")")
       ->type_name("DIR");
   AddByteSetting(command, "host-budget", server.host_budget_bytes, "Most bytes of KV in memory");
+  AddByteSetting(command,
+                 "device-budget",
+                 server.device_budget_bytes,
+                 "Most bytes of a tier above it, for what attention works with; 0 for none");
   AddByteSetting(
       command, "disk-budget", server.disk_budget_bytes, "Most bytes on disk; 0 for no limit");
   AddSetting(command,

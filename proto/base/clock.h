@@ -15,4 +15,7 @@ class Clock {
 // The operating system's clock; lives as long as the process.
 const Clock& SystemClock();
 
+// Processor time that the calling thread has used, in microseconds.
+int64_t ThreadCpuUs();
+
 }  // namespace varve

@@ -1,4 +1,5 @@
 #include <chrono>
+#include <ctime>
 
 #include "proto/base/clock.h"
 
@@ -20,6 +21,12 @@ class OsClock final : public Clock {
 };
 
 }  // namespace
+
+int64_t ThreadCpuUs() {
+  timespec used{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+  return int64_t{used.tv_sec} * 1'000'000 + used.tv_nsec / 1000;
+}
 
 const Clock& SystemClock() {
   static const OsClock clock;

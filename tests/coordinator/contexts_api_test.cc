@@ -50,8 +50,10 @@ TEST(Contexts, AreCreatedShownListedAndDeleted) {
   EXPECT_EQ(
       shown["usage"],
       Json::parse(
-          R"({"pages":0,"host_bytes":100,"disk_bytes":110,"shared_host_bytes":0,"shared_disk_bytes":0,"bf16_bytes":200,)"
-          R"("layer_tokens":20,"kept_layer_tokens":15})"));
+          R"({"pages":0,"device_bytes":0,"host_bytes":100,"disk_bytes":110,"shared_device_bytes":0,)"
+          R"("shared_host_bytes":0,"shared_disk_bytes":0,"bf16_bytes":200,)"
+          R"("layer_tokens":20,"kept_layer_tokens":15,"rungs":{"hot":{"pages":0,"bytes":0},)"
+          R"("warm":{"pages":0,"bytes":0},"cold":{"pages":0,"bytes":0}}})"));
   EXPECT_EQ(rig.workers.Stored("library")->manifest.policy.page_tokens, 64);
 
   const Json list = rig.Get("/v1/contexts").json();
@@ -213,6 +215,26 @@ TEST(Contexts, TakeTheTokenPolicyOfTheRequestAndTheHotCodec) {
   EXPECT_EQ(plain["kv"]["keep"], 1.0);
 }
 
+TEST(Contexts, TakeACodecForEachRungAndShowWhatStandsThere) {
+  CoordinatorRig rig;
+  const Json all = {{"hot", "rot4"}, {"warm", "rot2"}, {"cold", "pca"}};
+  const Json no_warm = {{"hot", "rot4"}, {"cold", "pca"}};
+  for (const Json& codec : {all, no_warm}) {
+    const std::string name = codec.size() == 3 ? "a" : "b";
+    const Json created =
+        rig.Post("/v1/contexts", {{"name", name}, {"text", "t"}, {"kv", {{"codec", codec}}}})
+            .json();
+    EXPECT_EQ(created["kv"]["codec"], codec);
+    EXPECT_EQ(rig.Get("/v1/contexts/" + name).json()["kv"]["codec"], codec);
+  }
+  const Json usage = rig.Get("/v1/contexts/a").json()["usage"];
+  EXPECT_TRUE(usage.contains("device_bytes"));
+  for (const char* rung : {"hot", "warm", "cold"}) {
+    EXPECT_TRUE(usage["rungs"][rung].contains("pages")) << rung;
+    EXPECT_TRUE(usage["rungs"][rung].contains("bytes")) << rung;
+  }
+}
+
 TEST(Contexts, RefusesByNameWhatIsWrong) {
   CoordinatorRig rig;
   rig.MakeContext("doc", "text");
@@ -251,15 +273,15 @@ TEST(Contexts, RefusesByNameWhatIsWrong) {
        "kv.codec.hot",
        "required"},
       {"/v1/contexts",
-       R"({"name":"a","text":"x","kv":{"codec":{"hot":"int8","warm":"int4"}}})",
+       R"({"name":"a","text":"x","kv":{"codec":{"hot":"int8","warm":4}}})",
        400,
        "kv.codec.warm",
-       "ladder"},
+       "string"},
       {"/v1/contexts",
-       R"({"name":"a","text":"x","kv":{"codec":{"hot":"int8","cold":"int2"}}})",
+       R"({"name":"a","text":"x","kv":{"codec":{"warm":"int4","cold":"int2"}}})",
        400,
-       "kv.codec.cold",
-       "ladder"},
+       "kv.codec.hot",
+       "required"},
       {"/v1/contexts",
        R"({"name":"a","text":"x","kv":{"codec":{"hot":"int8","tepid":"int4"}}})",
        400,

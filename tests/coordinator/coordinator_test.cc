@@ -157,6 +157,12 @@ TEST(Coordinator, ExportsMetrics) {
   EXPECT_EQ(rig.Metric("varve_page_reads_total", "tier=\"disk\",worker=\"1\""), 7);
   EXPECT_EQ(rig.Metric("varve_selective_pages_read_total", "worker=\"1\""), 3);
   EXPECT_EQ(rig.Metric("varve_selective_pages_offered_total", "worker=\"1\""), 11);
+  EXPECT_EQ(rig.Metric("varve_ladder_pages", "rung=\"cold\",worker=\"1\""), 4);
+  EXPECT_EQ(rig.Metric("varve_ladder_bytes", "rung=\"cold\",worker=\"1\""), 40);
+  EXPECT_EQ(rig.Metric("varve_demotions_total", "rung=\"warm\",worker=\"1\""), 6);
+  EXPECT_EQ(rig.Metric("varve_demoted_bytes_total", "rung=\"warm\",worker=\"1\""), 60);
+  EXPECT_EQ(rig.Metric("varve_demotion_failures_total", "reason=\"write\",worker=\"1\""), 2);
+  EXPECT_THAT(metrics.body, testing::Not(HasSubstr("tier=\"device\""))) << "there is none";
   EXPECT_THAT(metrics.body, testing::Not(HasSubstr("secret")));
   for (const char* name : {"varve_tier_used_bytes",
                            "varve_disk_bytes_read_total",

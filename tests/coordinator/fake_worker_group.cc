@@ -226,6 +226,10 @@ std::vector<WorkerStats> FakeWorkerGroup::Stats() {
   stats[1].page_reads_disk = 7;
   stats[1].selective_pages_read = 3;
   stats[1].selective_pages_total = 11;
+  stats[1].rungs[2] = {.pages = 4, .bytes = 40};
+  stats[1].demotions[1] = 6;
+  stats[1].demoted_bytes[1] = 60;
+  stats[1].demotion_failures[1] = 2;
   return stats;
 }
 

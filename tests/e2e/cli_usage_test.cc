@@ -236,7 +236,7 @@ TEST(CliClient, ContextsAreListedAlignedOrAsJson) {
   EXPECT_EQ(
       RunVarve({"contexts", "ls", "--server", server.url()}).out,
       "NAME   STATUS  TOKENS  PAGES      HOST      DISK    SHARED  BYTES/TOKEN  CODEC  PINNED  "
-      "EXPIRES                  PARENT\n"
+      "                EXPIRES  PARENT\n"
       "notes  ready    2,048     32  1.00 MiB  2.00 MiB  1.00 MiB       1024.0  int8   yes     "
       "1970-01-01 00:02:00 UTC  draft\n");
   const auto list =

@@ -238,6 +238,24 @@ TEST_F(DiskTierTest, ListsThePagesOfOneLayer) {
   EXPECT_EQ(tier_->ListPages(ContextId{1})->size(), 6U);
 }
 
+TEST_F(DiskTierTest, ReplacesOnlyRecordsThatAreThereAndAreThoseThatWereSeen) {
+  Open();
+  for (const uint64_t page : {1, 2, 3}) {
+    ASSERT_OK(Put(Key(1, 0, page), Bytes(900, 1)));
+  }
+  ASSERT_OK(tier_->DeletePages(std::vector<PageKey>{Key(1, 0, 2)}));
+  const auto smaller = Bytes(600, 2);
+  const std::vector<PageKey> keys = {Key(1, 0, 1), Key(1, 0, 2), Key(1, 0, 3)};
+  const std::vector<std::span<const std::byte>> records(3, smaller);
+  const auto replaced = tier_->ReplacePages(keys, records, std::vector<uint64_t>{900, 900, 899});
+  ASSERT_OK(replaced);
+  EXPECT_EQ(*replaced, (std::vector<bool>{true, false, false}));
+  EXPECT_EQ(Get(keys[0]), smaller);
+  EXPECT_TRUE(Get(keys[1]).empty());
+  EXPECT_EQ(Get(keys[2]), Bytes(900, 1));
+  EXPECT_EQ(Used(), 600 + 900 + 2 * kRecordRowBytes);
+}
+
 TEST_F(DiskTierTest, DeletingAContextLeavesNothingAndGivesSpaceBack) {
   Open();
   constexpr uint64_t kPages = 400;

@@ -13,7 +13,7 @@ TEST(KeyIndex, ChargesWhatItHoldsAndGivesItBack) {
   constexpr int32_t kClusters = 2;  // of 32 tokens
   constexpr int32_t kHeads = 2;
   constexpr int32_t kHeadDim = 8;
-  HostTier host(uint64_t{10'000}, nullptr);
+  MemoryTier host("host", uint64_t{10'000}, nullptr);
   KeyIndex index(MakeGeometry(kHeads, kHeadDim, {0}), 32);
   EXPECT_FALSE(index.has_room());
   ASSERT_OK(index.Reserve(host, 1));

@@ -67,7 +67,7 @@ class KeySketchTest : public testing::TestWithParam<int32_t> {
 };
 
 TEST_P(KeySketchTest, EstimatesTheMassOfEachPageForEachQueryAndHead) {
-  HostTier host(0, nullptr);
+  MemoryTier host("host", 0, nullptr);
   KeySketch sketch(geometry_, kPageTokens);
   constexpr int64_t kPages = 70;  // the last block is not full
   ASSERT_OK(sketch.Reserve(host, kPages));
@@ -118,7 +118,7 @@ INSTANTIATE_TEST_SUITE_P(HeadDims, KeySketchTest, testing::Values(64, 80));
 TEST(KeySketch, SaysWhatTheHostBudgetCannotHold) {
   KvGeometry geometry = MakeGeometry(kKvHeads, 64, {0});
   geometry.num_qo_heads = kQoHeads;
-  HostTier host(100000, nullptr);
+  MemoryTier host("host", 100000, nullptr);
   KeySketch sketch(geometry, kPageTokens);
   const auto reserved = sketch.Reserve(host, 1000);
   ASSERT_FALSE(reserved);

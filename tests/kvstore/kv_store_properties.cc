@@ -17,8 +17,6 @@
 namespace varve {
 namespace {
 
-constexpr float kInt8Slack = 2.0F / 127;
-
 struct ModelContext {
   KvPolicy policy;
   ContextManifest committed;
@@ -57,6 +55,8 @@ class Model {
         return rng_.Below(4) == 0 ? DeleteContext() : ReadBetweenSteps();
       case 8:
         return rng_.Below(3) == 0 && with_disk_ ? Reopen() : ReadBetweenSteps();
+      case 9:
+        return Maintain();
       default:
         return Step();
     }
@@ -93,6 +93,10 @@ class Model {
     policy.page_tokens = kPageTokens;
     policy.sink_tokens = static_cast<int32_t>(rng_.Below(12));
     policy.recent_window_tokens = static_cast<int32_t>(rng_.Below(20));
+    if (rng_.Below(2) == 0) {
+      policy.warm_codec = policy.codec == "bf16" && rng_.Below(2) == 0 ? "int8" : "";
+      policy.cold_codec = rng_.Below(2) == 0 ? "int4" : "int2";
+    }
     if (rng_.Below(4) == 0) {
       policy.tokens = "clusterkv";  // nothing is lost, whatever is held beside the pages
       policy.keep = 0.5;
@@ -118,9 +122,12 @@ class Model {
       tier_ = std::move(tier).value();
     }
     static constexpr int kWorkers[] = {1, 2, 3, 8};
-    const KvGeometry geometry = MakeGeometry(2, 8, {0, 12, 0, 40});
-    group_ = std::make_unique<StoreGroup>(
-        geometry, kWorkers[rng_.Below(4)], with_disk_ ? 96 * kKiB : 0, tier_.get());
+    const KvGeometry geometry = MakeGeometry(2, 32, {0, 12, 0, 40});
+    group_ = std::make_unique<StoreGroup>(geometry,
+                                          kWorkers[rng_.Below(4)],
+                                          with_disk_ ? 384 * kKiB : 0,
+                                          tier_.get(),
+                                          with_disk_ && rng_.Below(2) == 0 ? 256 * kKiB : 0);
     if (with_disk_) {
       const auto manifests = tier_->ListManifests();
       ASSERT_OK(manifests);
@@ -248,6 +255,16 @@ class Model {
     }
   }
 
+  // Now and then until nothing is left to do; else a batch may be on its way in what follows.
+  void Maintain() {
+    if (rng_.Below(3) == 0) {
+      return group_->SettleLadders();
+    }
+    for (int rank = 0; rank < group_->num_workers(); ++rank) {
+      group_->store(rank).Maintain();
+    }
+  }
+
   void Step() {
     if (sequences_.empty()) {
       return;
@@ -262,9 +279,8 @@ class Model {
       }
     });
     if (!stepped) {
-      ExpectFull(stepped);
       EXPECT_EQ(group_->Length(SequenceId{id}), state.length);
-      return;
+      return ExpectFull(stepped);
     }
     state.length += tokens;
     EXPECT_EQ(group_->Length(SequenceId{id}), state.length);
@@ -320,9 +336,13 @@ class Model {
     const bool old =
         (position / kPageTokens + 1) * kPageTokens <= length - policy.recent_window_tokens;
     const bool exact = position < policy.sink_tokens || !old;
-    EXPECT_EQ(token.codec, FindCodec(exact ? policy.exact_codec : policy.codec).value()->id())
-        << position;
-    const float slack = token.codec == CodecId::kInt8 ? kInt8Slack : 0;
+    // A sealed page of a context may have gone down its ladder.
+    const bool may_be_lower = of_base && !exact;
+    const std::string name(FindCodec(token.codec).value()->name());
+    EXPECT_TRUE(name == (exact ? policy.exact_codec : policy.codec) ||
+                (may_be_lower && (name == policy.warm_codec || name == policy.cold_codec)))
+        << position << " is in " << name;
+    const float slack = CodecSlack(token.codec);
     const uint64_t salt = of_base ? state.context : id;
     for (int32_t c = 0; c < 16; ++c) {
       ASSERT_NEAR(token.k[static_cast<size_t>(c)], KeyAt(salt, layer, position, c), slack)

@@ -132,7 +132,7 @@ TEST_F(KvStoreTest, AnAbortedStepLeavesNothingBehind) {
   ExpectTokens(ReadAll(kOne, 1), 5, 1, 0, 81);
 }
 
-TEST_F(KvStoreTest, AFullHostTierRefusesTheStepAndNothingElse) {
+TEST_F(KvStoreTest, AFullMemoryTierRefusesTheStepAndNothingElse) {
   host_budget_ = 16 * kKiB;
   OpenStores();
   ASSERT_OK(group_->OpenSequence(kOne, Private(SmallPolicy("bf16"))));

@@ -1,6 +1,7 @@
 #include "tests/kvstore/kv_support.h"
 
 #include <algorithm>
+#include <thread>
 
 #include "kernels/codec/codec.h"
 #include "proto/base/hash.h"
@@ -24,6 +25,19 @@ float NumberAt(uint64_t salt, int32_t layer, int64_t position, int32_t channel) 
 }
 
 }  // namespace
+
+float CodecSlack(CodecId codec) {
+  switch (codec) {
+    case CodecId::kInt8:
+      return 2.0F / 127;
+    case CodecId::kInt4:
+      return 0.35F;
+    case CodecId::kInt2:
+      return 2.1F;
+    default:
+      return 0.0F;
+  }
+}
 
 float KeyAt(uint64_t salt, int32_t layer, int64_t position, int32_t channel) {
   return NumberAt(2 * salt, layer, position, channel);
@@ -79,10 +93,15 @@ Result<std::vector<SeenToken>> ReadStore(KvStore& store,
 StoreGroup::StoreGroup(const KvGeometry& geometry,
                        int num_workers,
                        uint64_t host_budget_bytes,
-                       DiskTier* disk)
+                       DiskTier* disk,
+                       uint64_t device_budget_bytes)
     : geometry_(geometry), disk_(disk) {
   for (int rank = 0; rank < num_workers; ++rank) {
-    KvStoreOptions options{geometry, {rank, num_workers}, host_budget_bytes};
+    const KvStoreOptions options{.geometry = geometry,
+                                 .shard = {rank, num_workers},
+                                 .host_budget_bytes = host_budget_bytes,
+                                 .device_budget_bytes = device_budget_bytes,
+                                 .demotion_cpu_share = 1.0};
     auto store = KvStore::Open(options, disk);
     VARVE_CHECK(store.has_value());
     stores_.push_back(std::move(store).value());
@@ -262,9 +281,21 @@ Result<std::vector<SeenToken>> StoreGroup::Read(SequenceId sequence,
   return all;
 }
 
+void StoreGroup::SettleLadders() {
+  for (auto& store : stores_) {
+    while (store->Maintain()) {
+      ExpectWithinBudget();
+      std::this_thread::yield();
+    }
+  }
+}
+
 void StoreGroup::ExpectWithinBudget() {
   for (auto& store : stores_) {
     const WorkerStats stats = store->Stats();
+    if (stats.device.budget != 0) {
+      EXPECT_LE(stats.device.used, stats.device.budget);
+    }
     if (stats.host.budget != 0) {
       EXPECT_LE(stats.host.used, stats.host.budget);
     }

@@ -23,6 +23,9 @@ KvGeometry MakeGeometry(int32_t num_kv_heads, int32_t head_dim, std::vector<int6
 float KeyAt(uint64_t salt, int32_t layer, int64_t position, int32_t channel);
 float ValueAt(uint64_t salt, int32_t layer, int64_t position, int32_t channel);
 
+// How far these may be off in a codec, int8, int4 and int2 among them: a step of the scale.
+float CodecSlack(CodecId codec);
+
 // The same of queries, where a geometry has heads for them.
 float QueryAt(uint64_t salt, int32_t layer, int64_t position, int32_t channel);
 
@@ -50,7 +53,8 @@ class StoreGroup {
   StoreGroup(const KvGeometry& geometry,
              int num_workers,
              uint64_t host_budget_bytes,
-             DiskTier* disk);
+             DiskTier* disk,
+             uint64_t device_budget_bytes = 0);
 
   KvStore& store(int rank) { return *stores_[static_cast<size_t>(rank)]; }
   int num_workers() const { return static_cast<int>(stores_.size()); }
@@ -85,6 +89,8 @@ class StoreGroup {
                                       int32_t layer,
                                       int64_t first_query,
                                       int64_t last_query);
+  // Maintains all stores until nothing is left to do, for pages of contexts with a ladder.
+  void SettleLadders();
   // Asserts that no store is over its budget.
   void ExpectWithinBudget();
 

@@ -56,7 +56,7 @@ class PageChooserTest : public testing::Test {
         index_, first, end, count, {q_.data(), size_t{kQoHeads} * kDim, num_tokens});
   }
 
-  HostTier host_{0, nullptr};
+  MemoryTier host_{"host", 0, nullptr};
   KeyIndex index_{Geometry(), kPageTokens};
   PageChooser chooser_{Geometry()};
   std::vector<float> q_;  // zeros

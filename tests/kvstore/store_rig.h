@@ -106,7 +106,8 @@ class StoreRig : public ::testing::Test {
   }
   // Stores over the disk tier if there is one, with all its contexts.
   void OpenStores(int num_workers = 1) {
-    group_ = std::make_unique<StoreGroup>(geometry_, num_workers, host_budget_, disk_.get());
+    group_ = std::make_unique<StoreGroup>(
+        geometry_, num_workers, host_budget_, disk_.get(), device_budget_);
     if (disk_ != nullptr) {
       const auto manifests = disk_->ListManifests();
       ASSERT_OK(manifests);
@@ -143,6 +144,7 @@ class StoreRig : public ::testing::Test {
   std::shared_ptr<FaultFileSystem> files_ = std::make_shared<FaultFileSystem>();
   uint64_t disk_budget_ = 0;
   uint64_t host_budget_ = 0;
+  uint64_t device_budget_ = 0;
   KvGeometry geometry_ = MakeGeometry(2, 8, {0, 0});
   std::unique_ptr<DiskTier> disk_;
   std::unique_ptr<StoreGroup> group_;

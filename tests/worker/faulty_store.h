@@ -111,6 +111,14 @@ class FaultyStore final : public KvStore {
   Result<ContextUsage> GetContextUsage(ContextId c) const override {
     return real_->GetContextUsage(c);
   }
+  bool ObservesMass(SequenceId s) const override { return real_->ObservesMass(s); }
+  void ObserveMass(SequenceId s,
+                   int32_t layer,
+                   std::span<const int64_t> pages,
+                   std::span<const float> shares) override {
+    real_->ObserveMass(s, layer, pages, shares);
+  }
+  bool Maintain() override { return real_->Maintain(); }
   WorkerStats Stats() const override { return real_->Stats(); }
   std::vector<HeldPage> HeldPages() const override { return real_->HeldPages(); }
 

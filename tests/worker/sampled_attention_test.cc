@@ -178,7 +178,7 @@ struct Outcome {
 };
 
 Outcome RunTrials(Kind kind, double delta, int64_t budget) {
-  constexpr uint64_t kSets = 120;
+  constexpr uint64_t kSets = 60;
   constexpr uint64_t kDraws = 20;
   const ErrorStatement statement(delta);
   Outcome outcome;

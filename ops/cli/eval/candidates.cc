@@ -7,8 +7,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "kvstore/page_format.h"
 #include "kvstore/key_sketch.h"
+#include "kvstore/page_format.h"
 #include "kvstore/tokens/token_policy.h"
 
 namespace varve::cli {

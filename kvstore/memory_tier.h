@@ -1,17 +1,22 @@
-// The host tier: the byte budget of one store and the page records that are resident under it.
+// A tier in memory, device or host: a byte budget of one store and the page records that are
+// resident under it.
 //
-// Everything that the store holds in memory carries a HostCharge, so that what is counted is what
+// Everything that the store holds in memory carries a MemoryCharge, so that what is counted is what
 // is held, by construction: unsealed runs, resident records, read buffers in flight, workspaces,
-// tables. Reserve makes room by dropping the least recently used records (those of contexts are on
-// disk already; those of private tails are written to scratch first) and refuses what does not fit.
-// Records in use (a shared_ptr outside the tier) are never dropped.
+// tables. Reserve makes room by letting go of the least recently used records and refuses what does
+// not fit. Records in use (a shared_ptr outside the tier) never go.
+//
+// A device tier stands on the host tier: a record that it lets go of moves there if it is admitted,
+// and one that is found there moves up if there is room. What no tier has room for is on disk only
+// (records of contexts are there already; those of private tails are written to scratch first).
+// What asks for a record or its bytes (Find, Contains, Erase...) looks through both tiers.
 //
 // Admission, in one sentence: a record that is on disk is kept only if it fits in free room, or in
 // the room of records that no step of the last kIdleTicks touched, and a quarter of the budget
 // stays free for reads. So a scan larger than the budget finds the same resident records each time
 // instead of evicting them all in turn.
 //
-// Threads: one caller at a time, except used(), which any thread may call.
+// Threads: one caller at a time, except used() and the end of a charge, which may come from any.
 #pragma once
 
 #include <atomic>
@@ -19,6 +24,7 @@
 #include <list>
 #include <memory>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
@@ -29,25 +35,28 @@
 
 namespace varve {
 
-// Bytes counted against the budget for as long as the object lives. Must not outlive its HostTier.
-class HostCharge {
- public:
-  HostCharge() = default;
-  HostCharge(HostCharge&& other) noexcept
-      : used_(std::exchange(other.used_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-  HostCharge& operator=(HostCharge&& other) noexcept;
-  ~HostCharge() { Release(); }
+class MemoryTier;
 
+// Bytes counted against the budget for as long as the object lives. Must not outlive its tier.
+class MemoryCharge {
+ public:
+  MemoryCharge() = default;
+  MemoryCharge(MemoryCharge&& other) noexcept
+      : tier_(std::exchange(other.tier_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  MemoryCharge& operator=(MemoryCharge&& other) noexcept;
+  ~MemoryCharge() { Release(); }
+
+  MemoryTier* tier() const { return tier_; }  // null: nothing is charged
   uint64_t bytes() const { return bytes_; }
   // Gives back what lies above `bytes`.
   void ShrinkTo(uint64_t bytes);
   void Release();
 
  private:
-  friend class HostTier;
-  HostCharge(std::atomic<uint64_t>* used, uint64_t bytes);
+  friend class MemoryTier;
+  MemoryCharge(MemoryTier* tier, uint64_t bytes);
 
-  std::atomic<uint64_t>* used_ = nullptr;
+  MemoryTier* tier_ = nullptr;
   uint64_t bytes_ = 0;
 };
 
@@ -62,28 +71,35 @@ struct RecordId {
 // A record in memory.
 class ResidentPage {
  public:
-  ResidentPage(std::vector<std::byte> bytes, const PageIdentity& identity, HostCharge charge)
+  ResidentPage(std::vector<std::byte> bytes, const PageIdentity& identity, MemoryCharge charge)
       : bytes_(std::move(bytes)), identity_(identity), charge_(std::move(charge)) {}
 
   // The parsed record. The first call verifies the checksum; later ones only look.
   Result<const PageRecord*> Use();
   std::span<const std::byte> bytes() const { return bytes_; }
+  const MemoryCharge& charge() const { return charge_; }
+  // Counts it in another tier.
+  void MoveTo(MemoryCharge charge) { charge_ = std::move(charge); }
 
  private:
   std::vector<std::byte> bytes_;
   PageIdentity identity_;
-  HostCharge charge_;
+  MemoryCharge charge_;
   std::optional<PageRecord> record_;
 };
 
-class HostTier {
+class MemoryTier {
  public:
   static constexpr uint64_t kIdleTicks = 64;
   // What a resident record costs beside its bytes: object, list node, hash node, parsed runs.
   static constexpr uint64_t kRecordOverheadBytes = 512;
 
-  // budget_bytes 0: unlimited. `disk` may be null: then nothing can be dropped.
-  HostTier(uint64_t budget_bytes, DiskTier* disk);
+  // budget_bytes 0: unlimited. `name` in messages. `disk` may be null: then nothing can be dropped.
+  // `below`: the next tier in memory, which outlives this one; may be null.
+  MemoryTier(std::string_view name,
+             uint64_t budget_bytes,
+             DiskTier* disk,
+             MemoryTier* below = nullptr);
 
   uint64_t budget() const { return budget_; }
   uint64_t used() const { return used_.load(std::memory_order_relaxed); }
@@ -92,18 +108,21 @@ class HostTier {
 
   // Room for `bytes`, leaving `keep_free` more. Errors: kBudgetExceeded naming `what`; the disk's
   // errors while spilling.
-  Result<HostCharge> Reserve(uint64_t bytes, std::string_view what, uint64_t keep_free = 0);
-  // Room for a record of `bytes` under the admission rule; nothing if there is none.
-  std::optional<HostCharge> TryAdmit(uint64_t bytes);
-  // Whether a record that is charged already may stay.
-  bool MayStay();
+  Result<MemoryCharge> Reserve(uint64_t bytes, std::string_view what, uint64_t keep_free = 0);
+  // Room for a record of `bytes` under the admission rule, here or below; nothing if there is none.
+  std::optional<MemoryCharge> TryAdmit(uint64_t bytes);
+  // Keeps a clean record that is charged here already (a read) if it may stay, here or below.
+  void Offer(const RecordId& id, std::shared_ptr<ResidentPage> page);
 
-  // Null if not resident. Marks the record as used now.
-  std::shared_ptr<ResidentPage> Find(const RecordId& id);
-  bool Contains(const RecordId& id) const { return entries_.contains(id); }
+  // Null if not resident. Marks the record as used now. `where`: the tier that had it, out; may be
+  // null.
+  std::shared_ptr<ResidentPage> Find(const RecordId& id, const MemoryTier** where = nullptr);
+  // Without a mark.
+  std::shared_ptr<ResidentPage> Peek(const RecordId& id) const;
+  bool Contains(const RecordId& id) const { return Peek(id) != nullptr; }
   // 0 if not resident.
   uint64_t RecordBytes(const RecordId& id) const;
-  // REQUIRES: the record is not resident.
+  // Into the tier in which the page is charged. REQUIRES: the record is not resident.
   void Insert(const RecordId& id, std::shared_ptr<ResidentPage> page, bool on_disk);
   enum class Erased { kAbsent, kClean, kDirty };
   Erased Erase(const RecordId& id);
@@ -111,7 +130,7 @@ class HostTier {
   void EraseOwner(PageKey::Space space, uint64_t owner);
   // Passes over the versions in `kept`.
   void EraseTailsBefore(uint64_t context, uint64_t version, std::span<const uint64_t> kept);
-  // Calls visit(id, bytes) for every resident record.
+  // Calls visit(id, bytes) for every record in this tier, the one below apart.
   template <typename Visit>
   void ForEach(Visit visit) const {
     for (const Entry& entry : lru_) {
@@ -120,7 +139,7 @@ class HostTier {
   }
 
   // Time, as the idle rule counts it: once per step.
-  void Tick() { ++now_; }
+  void Tick();
 
  private:
   struct Entry {
@@ -134,17 +153,25 @@ class HostTier {
   };
   using EntryList = std::list<Entry>;
 
+  friend class MemoryCharge;
   bool Fits(uint64_t bytes, uint64_t keep_free) const;
-  // Drops least recently used records until `bytes` fit or none is left; only idle ones if
+  std::optional<MemoryCharge> TryAdmitHere(uint64_t bytes);
+  // Whether a record that is charged here already may stay.
+  bool MayStay();
+  // Whether the record is charged in the tier below from now on.
+  bool MoveDown(const Entry& entry);
+  // Lets go of least recently used records until `bytes` fit or none is left; only idle ones if
   // `idle_only`.
   Result<void> Evict(uint64_t bytes, uint64_t keep_free, bool idle_only);
   // Writes a batch of dirty records to scratch, from `first` on.
   Result<void> Spill(EntryList::iterator first);
   void EraseEntry(EntryList::iterator entry);
 
+  const std::string name_;
   const uint64_t budget_;
   const uint64_t read_share_;
   DiskTier* const disk_;
+  MemoryTier* const below_;
   std::atomic<uint64_t> used_{0};
   uint64_t now_ = 0;
   EntryList lru_;  // least recently used first
