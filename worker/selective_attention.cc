@@ -27,6 +27,8 @@ constexpr double kFastestGrowth = 4.0;
 // evenly: what the sketch underestimates keeps a chance.
 constexpr float kSmallestShare = 0.25F;
 constexpr size_t kMostStatements = 16;
+// Logs of shares below it count as none: e^-30 of the largest page.
+constexpr float kNegligible = -30.0F;
 
 // The tokens at hand of a part, and where their states are.
 struct Rows {
@@ -78,30 +80,42 @@ void SizePages(const Rows& rows) {
       rows.rank.team,
       s.estimates.data());
   const float even = std::sqrt(static_cast<float>(count)) / static_cast<float>(num_pages);
-  s.sizes.assign(num_pages, 0.0F);
-  for (size_t row = 0; row < count; ++row) {
-    float highest = rows.params.lse[row];
-    for (size_t page = 0; page < num_pages; ++page) {
-      highest = std::max(highest, s.estimates[page * count + row]);
+  s.highest.assign(rows.params.lse, rows.params.lse + count);
+  for (size_t page = 0; page < num_pages; ++page) {
+    for (size_t row = 0; row < count; ++row) {
+      s.highest[row] = std::max(s.highest[row], s.estimates[page * count + row]);
     }
-    if (highest == kNoMass || !std::isfinite(highest)) {
-      continue;
-    }
-    float total = std::exp(rows.params.lse[row] - highest);
-    for (size_t page = 0; page < num_pages; ++page) {
+  }
+  rows.rank.team.ParallelFor(num_pages, [&](size_t page, int /*thread*/) {
+    for (size_t row = 0; row < count; ++row) {
       float& estimate = s.estimates[page * count + row];
-      estimate = std::exp(estimate - highest);
-      total += estimate;
+      const float below = estimate - s.highest[row];
+      estimate = below > kNegligible ? std::exp(below) : 0.0F;
     }
-    const float factor = 1.0F / (total * total);
-    for (size_t page = 0; page < num_pages; ++page) {
-      const float mass = s.estimates[page * count + row];
-      s.sizes[page] += mass * mass * factor;
+  });
+  s.totals.resize(count);
+  for (size_t row = 0; row < count; ++row) {
+    s.totals[row] = std::exp(rows.params.lse[row] - s.highest[row]);
+  }
+  for (size_t page = 0; page < num_pages; ++page) {
+    for (size_t row = 0; row < count; ++row) {
+      s.totals[row] += s.estimates[page * count + row];
     }
   }
-  for (float& size : s.sizes) {
-    size = (std::isfinite(size) ? std::sqrt(size) : 0.0F) + kSmallestShare * even;
+  for (size_t row = 0; row < count; ++row) {
+    // A row whose scores are no numbers decides nothing.
+    const bool counts = std::isfinite(s.highest[row]) && std::isfinite(s.totals[row]);
+    s.totals[row] = counts ? 1.0F / s.totals[row] : 0.0F;
   }
+  s.sizes.resize(num_pages);
+  rows.rank.team.ParallelFor(num_pages, [&](size_t page, int /*thread*/) {
+    float size = 0.0F;
+    for (size_t row = 0; row < count; ++row) {
+      const float share = s.estimates[page * count + row] * s.totals[row];
+      size += share * share;
+    }
+    s.sizes[page] = (std::isfinite(size) ? std::sqrt(size) : 0.0F) + kSmallestShare * even;
+  });
   if (rows.part.observes_mass) {
     rows.rank.store.ObserveMass(
         rows.part.work->sequence, rows.layer, rows.selectable.pages, s.sizes);

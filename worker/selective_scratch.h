@@ -17,6 +17,8 @@ struct SelectiveScratch {
 
   // Of the tokens at hand, T of them.
   std::vector<float> estimates;  // [pages, T, num_qo_heads] lse
+  std::vector<float> highest;    // [T, num_qo_heads] lse
+  std::vector<float> totals;     // [T, num_qo_heads]
   std::vector<float> sizes;      // [pages]
   std::vector<float> draws;      // [pages]
   std::vector<int32_t> slots;    // [pages]; where a page's states are held, -1: not read
