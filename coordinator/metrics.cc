@@ -109,6 +109,42 @@ void CollectLadder(const std::vector<WorkerStats>& stats, StatsFamilies* out) {
   }
 }
 
+void CollectCounters(const std::vector<WorkerStats>& stats, StatsFamilies* out) {
+  const auto counter = [&](const char* name, const char* help, auto value) {
+    out->Begin(name, help, prometheus::MetricType::Counter);
+    for (size_t worker = 0; worker < stats.size(); ++worker) {
+      out->Add(static_cast<int>(worker), {}, static_cast<double>(value(stats[worker])));
+    }
+  };
+  counter("varve_pages_sealed_total", "Pages sealed", [](const WorkerStats& s) {
+    return s.pages_sealed;
+  });
+  counter("varve_selective_pages_read_total",
+          "Sealed pages that requests read where they choose among them",
+          [](const WorkerStats& s) { return s.selective_pages_read; });
+  counter("varve_selective_pages_offered_total",
+          "Sealed pages that such requests chose from",
+          [](const WorkerStats& s) { return s.selective_pages_total; });
+  counter("varve_disk_bytes_read_total", "Bytes of pages read from disk", [](const WorkerStats& s) {
+    return s.disk_bytes_read;
+  });
+  counter("varve_disk_bytes_written_total",
+          "Bytes of pages written to disk",
+          [](const WorkerStats& s) { return s.disk_bytes_written; });
+  counter("varve_disk_file_bytes_written_total",
+          "Bytes that the disk tier wrote into files, writing again to reclaim space included",
+          [](const WorkerStats& s) { return s.disk_file_bytes_written; });
+  counter("varve_disk_read_seconds_total",
+          "Time spent reading pages from disk",
+          [](const WorkerStats& s) { return s.disk_read_seconds; });
+  counter("varve_disk_write_seconds_total",
+          "Time spent writing pages to disk",
+          [](const WorkerStats& s) { return s.disk_write_seconds; });
+  counter("varve_checksum_failures_total",
+          "Pages whose checksum did not match",
+          [](const WorkerStats& s) { return s.checksum_failures; });
+}
+
 void CollectStats(const std::vector<WorkerStats>& stats, StatsFamilies* out) {
   using prometheus::MetricType;
   const auto for_each = [&](auto add) {
@@ -147,36 +183,7 @@ void CollectStats(const std::vector<WorkerStats>& stats, StatsFamilies* out) {
     out->Add(worker, {{"tier", "host"}}, static_cast<double>(s.page_reads_host));
     out->Add(worker, {{"tier", "disk"}}, static_cast<double>(s.page_reads_disk));
   });
-  const auto counter = [&](const char* name, const char* help, auto value) {
-    out->Begin(name, help, MetricType::Counter);
-    for_each([&](int worker, const WorkerStats& s) {
-      out->Add(worker, {}, static_cast<double>(value(s)));
-    });
-  };
-  counter("varve_pages_sealed_total", "Pages sealed", [](const WorkerStats& s) {
-    return s.pages_sealed;
-  });
-  counter("varve_selective_pages_read_total",
-          "Sealed pages that requests read where they choose among them",
-          [](const WorkerStats& s) { return s.selective_pages_read; });
-  counter("varve_selective_pages_offered_total",
-          "Sealed pages that such requests chose from",
-          [](const WorkerStats& s) { return s.selective_pages_total; });
-  counter("varve_disk_bytes_read_total", "Bytes of pages read from disk", [](const WorkerStats& s) {
-    return s.disk_bytes_read;
-  });
-  counter("varve_disk_bytes_written_total",
-          "Bytes of pages written to disk",
-          [](const WorkerStats& s) { return s.disk_bytes_written; });
-  counter("varve_disk_read_seconds_total",
-          "Time spent reading pages from disk",
-          [](const WorkerStats& s) { return s.disk_read_seconds; });
-  counter("varve_disk_write_seconds_total",
-          "Time spent writing pages to disk",
-          [](const WorkerStats& s) { return s.disk_write_seconds; });
-  counter("varve_checksum_failures_total",
-          "Pages whose checksum did not match",
-          [](const WorkerStats& s) { return s.checksum_failures; });
+  CollectCounters(stats, out);
   CollectLadder(stats, out);
 }
 

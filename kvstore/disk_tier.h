@@ -35,7 +35,7 @@ struct DiskTierOptions {
   uint64_t budget_bytes = 0;  // 0: unlimited. Counts the bytes of live values and their keys
   uint64_t memory_bytes =
       64ull << 20;  // RocksDB's own memory: block cache and memtables, all column families together
-  int num_io_threads = 2;
+  int num_io_threads = 8;  // they wait for the disk, mostly: its queue is as deep
 };
 
 // Names one record. Ordered so that the pages of one layer of a context lie together.
@@ -124,7 +124,10 @@ class DiskTier {
   struct Stats {
     TierBytes bytes;
     uint64_t bytes_read = 0;
-    uint64_t bytes_written = 0;  // payload handed to PutPages and PutTail
+    uint64_t bytes_written = 0;  // payload handed to PutPages, ReplacePages and PutTail
+    // What it took in files: keys, indices, the log, and all that was written again to reclaim
+    // space. Its ratio to bytes_written is the write amplification, once all is flushed.
+    uint64_t file_bytes_written = 0;
     double read_seconds = 0;
     double write_seconds = 0;
   };

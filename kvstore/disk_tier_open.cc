@@ -135,7 +135,7 @@ rocksdb::DBOptions RocksDiskTier::DatabaseOptions() {
   // The log holds manifests only and starts anew with every flush: it never gets there. RocksDB
   // allocates this much ahead for it.
   options.max_total_wal_size = kLogBytes;
-  options.listeners = {WatchCompactions()};
+  options.listeners = Listeners();
   options.use_direct_reads = DirectReadsWork();
   options.bytes_per_sync = 1 * kMiB;
   options.skip_stats_update_on_db_open = true;

@@ -143,7 +143,7 @@ class RocksDiskTier final : public DiskTier {
   Result<void> Flush();
   // Flushes in the background when enough is in memory, at once when it is far too much.
   void BoundMemory();
-  std::shared_ptr<rocksdb::EventListener> WatchCompactions();
+  std::vector<std::shared_ptr<rocksdb::EventListener>> Listeners();
   void NoteGarbage(Table table, uint64_t bytes);
   void Reclaim(Table table);
 
@@ -164,6 +164,7 @@ class RocksDiskTier final : public DiskTier {
 
   // A compaction that was asked for flushes first: it has the turn until it has begun.
   class CompactionWatch;
+  class FileMeter;
   std::binary_semaphore flush_turn_{1};
   std::shared_ptr<CompactionWatch> watch_;
   std::atomic<uint64_t> unflushed_bytes_{0};
@@ -171,6 +172,7 @@ class RocksDiskTier final : public DiskTier {
 
   std::atomic<uint64_t> bytes_read_{0};
   std::atomic<uint64_t> bytes_written_{0};
+  std::atomic<uint64_t> file_bytes_written_{0};
   std::atomic<int64_t> read_us_{0};
   std::atomic<int64_t> write_us_{0};
 

@@ -47,9 +47,25 @@ class RocksDiskTier::CompactionWatch final : public rocksdb::EventListener {
   std::atomic<uint32_t> expected_{kNone};
 };
 
-std::shared_ptr<rocksdb::EventListener> RocksDiskTier::WatchCompactions() {
+// Counts what flushes and compactions write.
+class RocksDiskTier::FileMeter final : public rocksdb::EventListener {
+ public:
+  explicit FileMeter(std::atomic<uint64_t>* bytes) : bytes_(bytes) {}
+
+  void OnTableFileCreated(const rocksdb::TableFileCreationInfo& info) override {
+    *bytes_ += info.file_size;
+  }
+  void OnBlobFileCreated(const rocksdb::BlobFileCreationInfo& info) override {
+    *bytes_ += info.total_blob_bytes;
+  }
+
+ private:
+  std::atomic<uint64_t>* bytes_;
+};
+
+std::vector<std::shared_ptr<rocksdb::EventListener>> RocksDiskTier::Listeners() {
   watch_ = std::make_shared<CompactionWatch>(&flush_turn_);
-  return watch_;
+  return {watch_, std::make_shared<FileMeter>(&file_bytes_written_)};
 }
 
 Result<void> RocksDiskTier::Flush() {

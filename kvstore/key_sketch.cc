@@ -63,8 +63,9 @@ uint16_t* KeySketch::SummaryOf(int64_t page, size_t kv_head) {
     return page < s.first_page + s.num_pages;
   });
   const auto pages = static_cast<size_t>(found->num_pages);
-  return found->values.data() + 2 * static_cast<size_t>(geometry_.head_dim) *
-                                    (kv_head * pages + static_cast<size_t>(page - found->first_page));
+  return found->values.data() +
+         2 * static_cast<size_t>(geometry_.head_dim) *
+             (kv_head * pages + static_cast<size_t>(page - found->first_page));
 }
 
 void KeySketch::Add(float* keys, int32_t num_tokens) {
@@ -150,12 +151,14 @@ void KeySketch::Score(int64_t first,
   std::vector<double> gaps(rows, 0.0);
   double num_probes = 0.0;
   for (size_t i = 0; i < chosen_.size(); ++i) {
-    if ((chosen_[i] - first) % kProbeStride != 0 || num_tokens_[static_cast<size_t>(chosen_[i])] == 0) {
+    if ((chosen_[i] - first) % kProbeStride != 0 ||
+        num_tokens_[static_cast<size_t>(chosen_[i])] == 0) {
       continue;
     }
     num_probes += 1.0;
     for (size_t row = 0; row < rows; ++row) {
-      gaps[row] += chosen_lse[i * rows + row] - std::log(num_tokens_[static_cast<size_t>(chosen_[i])]);
+      gaps[row] +=
+          chosen_lse[i * rows + row] - std::log(num_tokens_[static_cast<size_t>(chosen_[i])]);
     }
   }
   for (double& gap : gaps) {
@@ -248,15 +251,8 @@ void KeySketch::Multiply(int64_t first,
                             .cols = cols,
                             .row_stride = 2 * head_dim};
       product_.resize(std::max(product_.size(), num_rows * view.rows));
-      MatMul(q_.data(),
-             cols,
-             num_rows,
-             view,
-             nullptr,
-             DType::kF32,
-             product_.data(),
-             view.rows,
-             team);
+      MatMul(
+          q_.data(), cols, num_rows, view, nullptr, DType::kF32, product_.data(), view.rows, team);
       for (size_t row = 0; row < num_rows; ++row) {
         const size_t to = row / group * qo_heads + kv_head * group + row % group;
         std::copy_n(product_.data() + row * view.rows,

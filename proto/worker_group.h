@@ -106,6 +106,9 @@ struct WorkerStats {
   uint64_t page_reads_disk = 0;    // pages fetched from disk
   uint64_t disk_bytes_read = 0;
   uint64_t disk_bytes_written = 0;
+  // Of the disk that the workers of a process share, with the first of them: what all that is
+  // written took in files.
+  uint64_t disk_file_bytes_written = 0;
   uint64_t pages_sealed = 0;
   // Of contexts whose policy selects pages: what requests read, and what they chose from.
   uint64_t selective_pages_read = 0;

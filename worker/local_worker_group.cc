@@ -323,6 +323,9 @@ std::vector<WorkerStats> LocalWorkerGroup::Stats() {
   for (const std::unique_ptr<KvStore>& store : stores_) {
     stats.push_back(store->Stats());
   }
+  if (disk_ != nullptr) {
+    stats.front().disk_file_bytes_written = disk_->GetStats().file_bytes_written;
+  }
   return stats;
 }
 

@@ -1,5 +1,6 @@
-// `varve bench attention | step | ingest | restart`. Next: ops/cli/bench/.
+// `varve bench attention | step | ingest | restart | disk`. Next: ops/cli/bench/.
 #include "ops/cli/bench/attention_bench.h"
+#include "ops/cli/bench/disk_bench.h"
 #include "ops/cli/bench/served_bench.h"
 #include "ops/cli/bench/step_bench.h"
 #include "ops/cli/commands.h"
@@ -114,6 +115,32 @@ void AddServed(CLI::App& bench,
   OnChosen(command, chosen, options, run);
 }
 
+void AddDisk(CLI::App& bench, Invocation& chosen) {
+  auto options = std::make_shared<DiskBenchOptions>();
+  CLI::App* command =
+      bench.add_subcommand("disk", "Records through the disk tier, beside the disk itself");
+  command
+      ->add_option("--directory",
+                   options->directory,
+                   "Where its files are made, on the disk in question (default: TMPDIR, or /tmp)")
+      ->check(CLI::ExistingDirectory)
+      ->type_name("DIR");
+  command->add_option("--bytes", options->total_bytes, "Of all records together, about")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  command->add_option("--record-bytes", options->record_bytes, "Of a record; whole sectors of 4096")
+      ->check(CLI::Range(uint64_t{512}, uint64_t{64} << 20))
+      ->capture_default_str();
+  command->add_option("--io-threads", options->io_threads, "Reading threads (default: as `serve`)")
+      ->check(CLI::Range(1, 16));
+  OnChosen(command, chosen, options, RunDiskBench);
+  command->footer(
+      "With --json one object per line: bench, record_bytes, bytes, io_threads, median_ms, "
+      "mb_per_s "
+      "(10^6),\nroof_fraction (of the better of raw_read and fio_read; -1: no roof), and "
+      "write_amplification.");
+}
+
 }  // namespace
 
 void AddBenchCommand(CLI::App& root, Invocation& chosen) {
@@ -128,6 +155,7 @@ void AddBenchCommand(CLI::App& root, Invocation& chosen) {
             "restart",
             "Restart with a document, then the first answer about it",
             RunRestartBench);
+  AddDisk(*bench, chosen);
 }
 
 }  // namespace varve::cli

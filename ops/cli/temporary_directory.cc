@@ -7,12 +7,16 @@
 
 namespace varve::cli {
 
-Result<TemporaryDirectory> TemporaryDirectory::Make() {
+Result<TemporaryDirectory> TemporaryDirectory::Make(const std::string& parent) {
   std::error_code failure;
-  std::string path = (std::filesystem::temp_directory_path(failure) / "varve-XXXXXX").string();
+  const std::filesystem::path where = parent.empty() ? std::filesystem::temp_directory_path(failure)
+                                                     : std::filesystem::path(parent);
+  std::string path = (where / "varve-XXXXXX").string();
   if (failure || ::mkdtemp(path.data()) == nullptr) {
     return Error{ErrorCode::kIoError,
-                 fmt::format("cannot make the temporary directory {}; set TMPDIR", path)};
+                 fmt::format("cannot make the temporary directory {}{}",
+                             path,
+                             parent.empty() ? "; set TMPDIR" : "")};
   }
   return TemporaryDirectory(std::move(path));
 }

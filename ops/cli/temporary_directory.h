@@ -10,8 +10,8 @@ namespace varve::cli {
 
 class TemporaryDirectory {
  public:
-  // In TMPDIR, or /tmp. kIoError.
-  static Result<TemporaryDirectory> Make();
+  // In `parent`, which is there; empty: in TMPDIR, or /tmp. kIoError.
+  static Result<TemporaryDirectory> Make(const std::string& parent = "");
   ~TemporaryDirectory();
   TemporaryDirectory(TemporaryDirectory&& other) noexcept : path_(std::exchange(other.path_, {})) {}
   TemporaryDirectory& operator=(TemporaryDirectory&& other) noexcept {

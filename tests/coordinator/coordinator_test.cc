@@ -167,6 +167,7 @@ TEST(Coordinator, ExportsMetrics) {
   for (const char* name : {"varve_tier_used_bytes",
                            "varve_disk_bytes_read_total",
                            "varve_disk_bytes_written_total",
+                           "varve_disk_file_bytes_written_total",
                            "varve_checksum_failures_total",
                            "varve_pages",
                            "varve_pages_sealed_total"}) {

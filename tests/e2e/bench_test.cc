@@ -55,6 +55,25 @@ TEST(Bench, AttentionPrintsARowForEachCodec) {
   EXPECT_EQ(2 * num_encode, rows.size());
 }
 
+TEST(Bench, DiskPrintsTheTierBesideTheDisk) {
+  const RunResult result = RunVarve(
+      {"bench", "disk", "--bytes", "4MB", "--record-bytes", "5000", "--runs", "1", "--json"});
+  EXPECT_EQ(result.exit_code, cli::kExitOk) << result.err;
+  std::vector<nlohmann::json> rows;
+  std::istringstream lines(result.out);
+  for (std::string line; std::getline(lines, line);) {
+    rows.push_back(nlohmann::json::parse(line));
+    EXPECT_EQ(rows.back().at("record_bytes"), 8192) << "whole sectors";
+    EXPECT_GT(rows.back().at("mb_per_s"), 0);
+  }
+  EXPECT_THAT(Names(rows), testing::IsSupersetOf({"disk_write", "disk_read", "raw_read"}));
+  EXPECT_GE(rows.front().at("write_amplification"), 1.0);
+  EXPECT_LT(rows.front().at("write_amplification"), 1.2);
+  const RunResult nowhere = RunVarve({"bench", "disk", "--directory", "/nowhere"});
+  EXPECT_EQ(nowhere.exit_code, cli::kExitUsage);
+  EXPECT_THAT(nowhere.err, testing::HasSubstr("/nowhere"));
+}
+
 TEST(Bench, StepPrintsPrefillAndDecode) {
   const auto names = Names(Rows({"step",
                                  "--model",

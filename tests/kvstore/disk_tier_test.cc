@@ -381,8 +381,11 @@ TEST_F(DiskTierTest, PageBytesAreWrittenOnce) {
                                       MakeAppend(0, 100)));
     }
   }
+  const uint64_t stated = tier_->GetStats().file_bytes_written;
   tier_.reset();
   const uint64_t written = files_->BytesAppended();
+  EXPECT_NEAR(static_cast<double>(stated), static_cast<double>(written), 0.01 * page_bytes)
+      << "what the metric says is what reached the files";
   const uint64_t logged = files_->BytesAppended(FaultFileSystem::FileKind::kLog);
   RecordProperty("write_amplification_percent", static_cast<int>(100 * written / page_bytes));
   EXPECT_GE(written, page_bytes);

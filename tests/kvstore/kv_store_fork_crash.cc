@@ -61,6 +61,17 @@ class Journal {
     }
     return expected;
   }
+  // The last operation, which nobody reported, came through: the next process goes on from there.
+  void Settle(const Expected& expected) const {
+    for (const auto& [id, tokens] : expected.reported) {
+      if (!expected.tried.contains(id)) {
+        Write("ok " + std::to_string(id) + " -1");
+      }
+    }
+    for (const auto& [id, tokens] : expected.tried) {
+      Write("ok " + std::to_string(id) + " " + std::to_string(tokens));
+    }
+  }
 
  private:
   std::string path_;
@@ -238,6 +249,9 @@ void CheckDirectory(const std::string& dir, int num_workers) {
   }
   const Journal::Expected expected = Journal(dir).Read();
   ASSERT_TRUE(found == expected.reported || found == expected.tried);
+  if (found != expected.reported) {
+    Journal(dir).Settle(expected);
+  }
   {
     StoreGroup group(CrashGeometry(), num_workers, 64 * kKiB, disk->get());
     for (const ContextManifest& manifest : *manifests) {
