@@ -223,10 +223,25 @@ Result<void> BenchRestart(const ServedBenchOptions& options, const std::string& 
               }));
     answer.seconds.push_back(answer_s);
   }
-  answer.roof_seconds =
-      static_cast<double>(context.disk_bytes) / MeasureRoofs(bench.threads()).read_bytes_per_s;
+  Figure recompute{.bench = "recompute_answer", .tokens = context.tokens};
+  for (int run = 0; run < options.runs; ++run) {
+    VARVE_TRY(const double seconds, Seconds([&]() -> Result<void> {
+                VARVE_TRY(const ChatAnswer asked,
+                          bench.client().Ask(
+                              {.system = text, .question = "What?", .max_tokens = 1},
+                              [](std::string_view) {}));
+                return {};
+              }));
+    recompute.seconds.push_back(seconds);
+  }
+  const Roofs roofs = MeasureRoofs(bench.threads());
+  VARVE_TRY(const std::string config_text, ReadFile(options.model_dir + "/config.json"));
+  VARVE_TRY(const ModelConfig model, ParseModelConfig(config_text));
+  answer.roof_seconds = static_cast<double>(context.disk_bytes) / roofs.read_bytes_per_s;
+  recompute.roof_seconds = LayerFlops(model, context.tokens) / roofs.fp32_flops_per_s;
   Print(options, bench.threads(), reopen);
   Print(options, bench.threads(), answer);
+  Print(options, bench.threads(), recompute);
   return {};
 }
 

@@ -11,6 +11,9 @@
 //   restart_answer    the first token of an answer about the document right after: reads its pages
 //   back. Roof: the same bytes
 //                     at the measured memory rate.
+//   recompute_answer  the first token of the same answer from the text alone: what loading saves.
+//   Roof: as for ingest. Loading is worth it where restart_answer takes less, at every length where
+//                     it does; there is no rule to set.
 #pragma once
 
 #include <cstdint>
