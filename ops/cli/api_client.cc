@@ -7,6 +7,7 @@
 
 #include "proto/base/clock.h"
 
+#include "ops/cli/chat_messages.h"
 #include <nlohmann/json.hpp>
 
 namespace varve::cli {
@@ -154,13 +155,8 @@ std::string ContextTarget(const std::string& name) {
 }
 
 Json ChatBody(const std::string& model, const ChatRequest& request) {
-  Json messages = Json::array();
-  if (!request.system.empty()) {
-    messages.push_back({{"role", "system"}, {"content", request.system}});
-  }
-  messages.push_back({{"role", "user"}, {"content", request.question}});
   Json body = {{"model", model},
-               {"messages", std::move(messages)},
+               {"messages", ChatMessagesOf(request)},
                {"temperature", request.temperature},
                {"top_p", request.top_p},
                {"stream", true},
