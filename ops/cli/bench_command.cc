@@ -1,6 +1,7 @@
-// `varve bench attention | step | ingest | restart | context`. Next: ops/cli/bench/.
+// `varve bench attention | step | ingest | restart | context | scale`. Next: ops/cli/bench/.
 #include "ops/cli/bench/attention_bench.h"
 #include "ops/cli/bench/context_bench.h"
+#include "ops/cli/bench/scale_bench.h"
 #include "ops/cli/bench/served_bench.h"
 #include "ops/cli/bench/step_bench.h"
 #include "ops/cli/commands.h"
@@ -167,6 +168,50 @@ void AddContext(CLI::App& bench, Invocation& chosen) {
   OnChosen(command, chosen, options, RunContextBench);
 }
 
+void AddScale(CLI::App& bench, Invocation& chosen) {
+  auto options = std::make_shared<ScaleBenchOptions>();
+  CLI::App* command = bench.add_subcommand(
+      "scale", "Attention alone over up to millions of tokens, in three tiers: one layer");
+  AddTokenCounts(*command, "--tokens", options->tokens, "Lengths, multiples of 64K");
+  command
+      ->add_option("--data",
+                   options->data_dir,
+                   "Keeps the pages here, and uses them again (default: a temporary directory)")
+      ->type_name("DIR");
+  command->add_option("--codec", options->codec, "Codec of the pages")->capture_default_str();
+  command->add_option("--qo-heads", options->shape.num_qo_heads, "Query heads")
+      ->capture_default_str();
+  command->add_option("--kv-heads", options->shape.num_kv_heads, "KV heads")->capture_default_str();
+  command->add_option("--head-dim", options->shape.head_dim, "Values of a head")
+      ->capture_default_str();
+  command->add_option("--attention", options->attention, "exact, select, or both, in this order")
+      ->delimiter(',')
+      ->capture_default_str();
+  AddTokenCount(*command,
+                "--budget-tokens",
+                options->budget_tokens,
+                "Of select: most tokens of sealed pages that a step reads");
+  command->add_option("--epsilon", options->epsilon, "Of select: error at which it reads no more")
+      ->check(IsPositive())
+      ->capture_default_str();
+  command
+      ->add_option("--device-share",
+                   options->device_share,
+                   "Of the bytes of each length, that the device tier may hold; at least 8 MiB for "
+                   "each worker")
+      ->capture_default_str();
+  command
+      ->add_option(
+          "--host-share", options->host_share, "The same of the host tier, without a least")
+      ->capture_default_str();
+  command->add_option("--workers", options->workers, "Workers")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  command->add_option("--seed", options->seed, "Of what is made up")->capture_default_str();
+  AddThreads(command, options->threads);
+  OnChosen(command, chosen, options, RunScaleBench);
+}
+
 }  // namespace
 
 void AddBenchCommand(CLI::App& root, Invocation& chosen) {
@@ -182,6 +227,7 @@ void AddBenchCommand(CLI::App& root, Invocation& chosen) {
             "Restart with a document, then the first answer about it",
             RunRestartBench);
   AddContext(*bench, chosen);
+  AddScale(*bench, chosen);
 }
 
 }  // namespace varve::cli

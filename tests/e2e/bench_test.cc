@@ -240,6 +240,90 @@ TEST(Bench, ContextSaysWhatIsWrong) {
   EXPECT_THAT(no_text.err, testing::HasSubstr("/nonexistent"));
 }
 
+// A shape so small that the device budget's least holds little more than what a step works with.
+std::vector<std::string> SmallScale(std::vector<std::string> more) {
+  std::vector<std::string> arguments = {"scale",
+                                        "--tokens",
+                                        "64K,128K",
+                                        "--qo-heads",
+                                        "4",
+                                        "--kv-heads",
+                                        "2",
+                                        "--head-dim",
+                                        "64",
+                                        "--workers",
+                                        "3",
+                                        "--budget-tokens",
+                                        "8K",
+                                        "--runs",
+                                        "2"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+TEST(Bench, ScaleFindsNeedlesInEveryTierExactlyAndSelectively) {
+  const TempDir data;
+  const auto is_timed = [](const nlohmann::json&) { return true; };
+  const auto rows = RowsOf(SmallScale({"--data", data.path()}), is_timed);
+  ASSERT_THAT(Names(rows),
+              testing::ElementsAre("scale_exact", "scale_select", "scale_exact", "scale_select"));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const nlohmann::json& row = rows[i];
+    const bool is_exact = i % 2 == 0;
+    EXPECT_EQ(row.at("tokens"), i < 2 ? 65536 : 131072);
+    EXPECT_EQ(row.at("needles"), 4);
+    EXPECT_EQ(row.at("needles_found"), 4) << row;
+    const double pages = row.at("pages_device").get<double>() + row.at("pages_host").get<double>() +
+                         row.at("pages_disk").get<double>();
+    const double all = row.at("tokens").get<double>() / 128;
+    if (is_exact) {
+      EXPECT_EQ(row.at("read_share"), 1);
+      EXPECT_NEAR(pages, all, 4);  // and the new tokens' page
+    } else {
+      EXPECT_LE(row.at("read_share").get<double>(), 8192.0 / row.at("tokens").get<double>() + 0.01);
+      EXPECT_LT(pages, 0.25 * all);
+    }
+  }
+  // What is there is not made again, and a longer one continues it.
+  const auto again = RowsOf({"scale",
+                             "--tokens",
+                             "192K",
+                             "--qo-heads",
+                             "4",
+                             "--kv-heads",
+                             "2",
+                             "--head-dim",
+                             "64",
+                             "--workers",
+                             "2",
+                             "--runs",
+                             "1",
+                             "--data",
+                             data.path(),
+                             "--attention",
+                             "exact"},
+                            is_timed);
+  ASSERT_THAT(Names(again), testing::ElementsAre("scale_exact"));
+  EXPECT_EQ(again[0].at("needles_found"), 2);
+}
+
+TEST(Bench, ScaleSaysWhatIsWrong) {
+  const std::pair<std::vector<std::string>, std::string> wrong[] = {
+      {{"--tokens", "100000"}, "--tokens 100000: lengths are multiples of 64K"},
+      {{"--kv-heads", "3"}, "--kv-heads 3"},
+      {{"--attention", "some"}, "--attention 'some'"},
+      {{"--codec", "klt2"}, "--codec klt2 needs tables"},
+      {{"--codec", "none"}, "none"},
+      {{"--host-share", "0"}, "--host-share"}};
+  for (const auto& [arguments, message] : wrong) {
+    std::vector<std::string> all = {"bench", "scale"};
+    all.insert(all.end(), arguments.begin(), arguments.end());
+    const RunResult result = RunVarve(all);
+    EXPECT_EQ(result.exit_code, cli::kExitUsage) << result.err;
+    EXPECT_THAT(result.err, testing::HasSubstr(message));
+  }
+}
+
 TEST(Bench, SaysWhatIsWrong) {
   EXPECT_EQ(RunVarve({"bench", "attention", "--codec", "none"}).exit_code, cli::kExitUsage);
   for (const char* bench : {"step", "ingest", "restart", "context"}) {
