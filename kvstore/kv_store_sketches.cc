@@ -125,7 +125,8 @@ Result<void> KvStoreImpl::FillKeySketch(const PageSegment& sealed,
   if (sketch.num_pages() >= num_pages) {
     return {};
   }
-  VARVE_RETURN_IF_ERROR(sketch.Reserve(memory_, num_pages, keep_free));
+  // The device tier is for what attention reads, which has to stay free where that is in memory.
+  VARVE_RETURN_IF_ERROR(sketch.Reserve(host_, num_pages, device_ == nullptr ? keep_free : 0));
   PageSegment missing = sealed;
   missing.first_page = sealed.grid.OwnedPage(sketch.num_pages());
   const auto cursor = MakePageCursor(cursor_deps(), static_cast<uint16_t>(layer), {missing});

@@ -8,6 +8,7 @@
 #include "proto/base/clock.h"
 
 #include "ops/cli/api_json.h"
+#include "ops/cli/chat_messages.h"
 
 namespace varve::cli {
 namespace {
@@ -17,13 +18,8 @@ using Json = nlohmann::json;
 constexpr int64_t kAnswerTimeoutMs = 600'000;  // a long question behind a full queue
 
 Json ChatBody(const std::string& model, const ChatRequest& request) {
-  Json messages = Json::array();
-  if (!request.system.empty()) {
-    messages.push_back({{"role", "system"}, {"content", request.system}});
-  }
-  messages.push_back({{"role", "user"}, {"content", request.question}});
   Json body = {{"model", model},
-               {"messages", std::move(messages)},
+               {"messages", ChatMessagesOf(request)},
                {"temperature", request.temperature},
                {"top_p", request.top_p},
                {"stream", true},

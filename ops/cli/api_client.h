@@ -70,9 +70,16 @@ struct AppendReply {
   std::string message;
 };
 
+// A question and what was answered to it.
+struct AnsweredQuestion {
+  std::string question;
+  std::string answer;
+};
+
 struct ChatRequest {
-  std::string context;  // empty: none
-  std::string system;   // empty: none
+  std::string context;                    // empty: none
+  std::string system;                     // empty: none
+  std::vector<AnsweredQuestion> history;  // what was said before the question
   std::string question;
   std::optional<int64_t> max_tokens;  // absent: the server's default
   double temperature = 0;

@@ -1,12 +1,16 @@
-// `varve bench attention | step | ingest | restart | disk`. Next: ops/cli/bench/.
+// `varve bench attention | step | ingest | restart | disk | context | scale`. Next:
+// ops/cli/bench/.
 #include "ops/cli/bench/attention_bench.h"
+#include "ops/cli/bench/context_bench.h"
 #include "ops/cli/bench/disk_bench.h"
+#include "ops/cli/bench/scale_bench.h"
 #include "ops/cli/bench/served_bench.h"
 #include "ops/cli/bench/step_bench.h"
 #include "ops/cli/commands.h"
 #include "ops/cli/exit_code.h"
 #include "ops/cli/local_server.h"
 #include "ops/cli/settings.h"
+#include "ops/cli/token_count.h"
 #include <CLI/CLI.hpp>
 
 namespace varve::cli {
@@ -24,9 +28,11 @@ void OnChosen(CLI::App* command,
               const std::shared_ptr<Options>& options,
               int (*run)(const Options&)) {
   command->add_flag("--json", options->json, "Print one JSON object per line");
-  command->add_option("--runs", options->runs, "The median of this many is printed")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
+  if constexpr (requires { options->runs; }) {
+    command->add_option("--runs", options->runs, "The median of this many is printed")
+        ->check(CLI::Range(1, 1000))
+        ->capture_default_str();
+  }
   command->footer(kFooter);
   command->callback([command, &chosen, options, run] {
     chosen = {command, [options, run] { return run(*options); }};
@@ -141,6 +147,99 @@ void AddDisk(CLI::App& bench, Invocation& chosen) {
       "write_amplification.");
 }
 
+void AddContext(CLI::App& bench, Invocation& chosen) {
+  auto options = std::make_shared<ContextBenchOptions>();
+  CLI::App* command = bench.add_subcommand(
+      "context", "A long context that memory holds a part of: ingest, lookups, decode");
+  command->add_option("--model", options->model_dir, "Model directory")
+      ->required()
+      ->type_name("DIR");
+  command->add_option("--weights", options->weights, kWeightsHelp)
+      ->check(IsWeightsSetting())
+      ->capture_default_str();
+  command->add_option("--tables", options->tables_file, kTablesHelp)->type_name("FILE");
+  AddTokenCount(
+      *command, "--tokens", options->tokens, "Tokens of the document, about; 1M = 1,048,576");
+  command
+      ->add_option(
+          "--text", options->text_file, "What it is made of (default: Varve's documentation)")
+      ->type_name("FILE");
+  command
+      ->add_option("--data",
+                   options->data_dir,
+                   "Keeps the context here, and uses it again (default: a temporary directory)")
+      ->type_name("DIR");
+  command
+      ->add_option("--device-share",
+                   options->device_share,
+                   "Of the context's bytes, that the device tier may hold; 0: there is none")
+      ->capture_default_str();
+  command->add_option("--host-share", options->host_share, "The same of the host tier")
+      ->capture_default_str();
+  command->add_option("--questions", options->questions, "Lookups: a multiple of 4, at most 240")
+      ->capture_default_str();
+  command->add_option("--codec", options->codec, "Codec of the pages, or HOT,WARM,COLD")
+      ->capture_default_str();
+  command->add_option("--attention", options->attention, "exact, select, or both, in this order")
+      ->delimiter(',')
+      ->capture_default_str();
+  AddTokenCount(*command,
+                "--budget-tokens",
+                options->budget_tokens,
+                "Of select: most tokens of sealed pages that a step reads in a layer")
+      ->default_str("a 40th of them");
+  command->add_option("--workers", options->workers, "Workers")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  command->add_option("--seed", options->seed, "Of the document")->capture_default_str();
+  AddThreads(command, options->threads);
+  OnChosen(command, chosen, options, RunContextBench);
+}
+
+void AddScale(CLI::App& bench, Invocation& chosen) {
+  auto options = std::make_shared<ScaleBenchOptions>();
+  CLI::App* command = bench.add_subcommand(
+      "scale", "Attention alone over up to millions of tokens, in three tiers: one layer");
+  AddTokenCounts(*command, "--tokens", options->tokens, "Lengths, multiples of 64K");
+  command
+      ->add_option("--data",
+                   options->data_dir,
+                   "Keeps the pages here, and uses them again (default: a temporary directory)")
+      ->type_name("DIR");
+  command->add_option("--codec", options->codec, "Codec of the pages")->capture_default_str();
+  command->add_option("--qo-heads", options->shape.num_qo_heads, "Query heads")
+      ->capture_default_str();
+  command->add_option("--kv-heads", options->shape.num_kv_heads, "KV heads")->capture_default_str();
+  command->add_option("--head-dim", options->shape.head_dim, "Values of a head")
+      ->capture_default_str();
+  command->add_option("--attention", options->attention, "exact, select, or both, in this order")
+      ->delimiter(',')
+      ->capture_default_str();
+  AddTokenCount(*command,
+                "--budget-tokens",
+                options->budget_tokens,
+                "Of select: most tokens of sealed pages that a step reads");
+  command->add_option("--epsilon", options->epsilon, "Of select: error at which it reads no more")
+      ->check(IsPositive())
+      ->capture_default_str();
+  command
+      ->add_option("--device-share",
+                   options->device_share,
+                   "Of the bytes of each length, that the device tier may hold; at least 8 MiB for "
+                   "each worker")
+      ->capture_default_str();
+  command
+      ->add_option(
+          "--host-share", options->host_share, "The same of the host tier, without a least")
+      ->capture_default_str();
+  command->add_option("--workers", options->workers, "Workers")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  command->add_option("--seed", options->seed, "Of what is made up")->capture_default_str();
+  AddThreads(command, options->threads);
+  OnChosen(command, chosen, options, RunScaleBench);
+}
+
 }  // namespace
 
 void AddBenchCommand(CLI::App& root, Invocation& chosen) {
@@ -156,6 +255,8 @@ void AddBenchCommand(CLI::App& root, Invocation& chosen) {
             "Restart with a document, then the first answer about it",
             RunRestartBench);
   AddDisk(*bench, chosen);
+  AddContext(*bench, chosen);
+  AddScale(*bench, chosen);
 }
 
 }  // namespace varve::cli

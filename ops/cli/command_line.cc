@@ -81,6 +81,7 @@ int RunCommandLine(int argc, const char* const* argv) {
   AddBenchCommand(root, chosen);
   AddCalibrateCommand(root, chosen);
   AddEvalCommand(root, chosen);
+  AddPlanCommand(root, chosen);
   AddVersionCommand(root, chosen);
   root.footer(kFooter);  // after the commands, which would inherit it
   try {

@@ -28,6 +28,7 @@ void AddDoctorCommand(CLI::App& root, Invocation& chosen);
 void AddBenchCommand(CLI::App& root, Invocation& chosen);
 void AddCalibrateCommand(CLI::App& root, Invocation& chosen);
 void AddEvalCommand(CLI::App& root, Invocation& chosen);
+void AddPlanCommand(CLI::App& root, Invocation& chosen);
 void AddVersionCommand(CLI::App& root, Invocation& chosen);
 
 }  // namespace varve::cli

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/e2e/server_process.h"
+#include "tests/support/temp_dir.h"
 
 #include "ops/cli/exit_code.h"
 #include <nlohmann/json.hpp>
@@ -12,24 +13,35 @@
 namespace varve {
 namespace {
 
-std::vector<nlohmann::json> Rows(std::vector<std::string> arguments) {
+// Each with what is common to all rows; those that time something with their times.
+std::vector<nlohmann::json> RowsOf(std::vector<std::string> arguments,
+                                   bool is_timed(const nlohmann::json& row)) {
   arguments.insert(arguments.begin(), "bench");
-  arguments.insert(arguments.end(), {"--json", "--runs", "1", "--threads", "2"});
+  arguments.insert(arguments.end(), {"--json", "--threads", "2"});
   const RunResult result = RunVarve(arguments);
   EXPECT_EQ(result.exit_code, cli::kExitOk) << result.err;
   std::vector<nlohmann::json> rows;
   std::istringstream lines(result.out);
   for (std::string line; std::getline(lines, line);) {
     rows.push_back(nlohmann::json::parse(line));
-    for (const char* key :
-         {"tokens", "threads", "workers", "median_ms", "tokens_per_s", "roof_fraction", "bpe"}) {
+    for (const char* key : {"tokens", "threads", "workers", "bpe"}) {
       EXPECT_TRUE(rows.back().at(key).is_number()) << key << " in " << line;
     }
-    EXPECT_GT(rows.back().at("median_ms"), 0) << line;
+    if (is_timed(rows.back())) {
+      for (const char* key : {"tokens_per_s", "roof_fraction"}) {
+        EXPECT_TRUE(rows.back().at(key).is_number()) << key << " in " << line;
+      }
+      EXPECT_GT(rows.back().at("median_ms"), 0) << line;
+    }
     EXPECT_TRUE(rows.back().at("codec").is_string()) << line;
     EXPECT_TRUE(rows.back().at("shape").is_string()) << line;
   }
   return rows;
+}
+
+std::vector<nlohmann::json> Rows(std::vector<std::string> arguments) {
+  arguments.insert(arguments.end(), {"--runs", "1"});
+  return RowsOf(std::move(arguments), [](const nlohmann::json&) { return true; });
 }
 
 std::vector<std::string> Names(const std::vector<nlohmann::json>& rows) {
@@ -175,9 +187,174 @@ TEST(Bench, ADocumentOnDiskIsNeverSlowerThanComputingItAgain) {
   }
 }
 
+std::vector<nlohmann::json> ContextRows(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(),
+                   {"context", "--model", TestModelDir(), "--device-share", "0.5"});
+  return RowsOf(std::move(arguments),
+                [](const nlohmann::json& row) { return row.at("bench") != "context_tiers"; });
+}
+
+TEST(Bench, ContextIsIngestedOnceAndAskedExactlyAndSelectively) {
+  const TempDir data;
+  const std::vector<std::string> arguments = {"--data",
+                                              data.path(),
+                                              "--tokens",
+                                              "16K",
+                                              "--questions",
+                                              "8",
+                                              "--budget-tokens",
+                                              "4K",
+                                              "--workers",
+                                              "2"};
+  const auto first = ContextRows(arguments);
+  ASSERT_THAT(
+      Names(first),
+      testing::ElementsAre("context_ingest", "context_exact", "context_tiers", "context_select"));
+  const int64_t tokens = first[0].at("tokens");
+  EXPECT_NEAR(static_cast<double>(tokens), 16384, 500);
+  EXPECT_EQ(first[0].at("tokens_computed"), tokens);
+  for (const size_t row : {1, 3}) {
+    EXPECT_EQ(first[row].at("asked"), 8);
+    EXPECT_GE(first[row].at("right"), 6) << first[row];  // what the model can
+    EXPECT_GE(first[row].at("p90_ms"), first[row].at("median_ms"));
+  }
+  EXPECT_EQ(first[1].at("read_share"), 1);
+  EXPECT_GT(first[3].at("read_share"), 0);
+  EXPECT_LT(first[3].at("read_share"), 0.3);
+  // What memory holds is within the budgets, which are shares of what the disk holds.
+  const auto& tiers = first[2];
+  const double disk = tiers.at("disk_bytes_per_token").get<double>() * static_cast<double>(tokens);
+  EXPECT_NEAR(tiers.at("device_budget_bytes").get<double>(), 0.5 * disk, 0.001 * disk);
+  EXPECT_NEAR(tiers.at("host_budget_bytes").get<double>(), 0.3 * disk, 0.001 * disk);
+  EXPECT_LE(tiers.at("device_bytes_per_token").get<double>() * static_cast<double>(tokens),
+            0.5 * disk);
+  EXPECT_LE(tiers.at("host_bytes_per_token").get<double>() * static_cast<double>(tokens),
+            0.3 * disk);
+
+  // The same again measures what is there.
+  std::vector<std::string> exact = arguments;
+  exact.insert(exact.end(), {"--attention", "exact"});
+  const auto again = ContextRows(exact);
+  ASSERT_THAT(Names(again), testing::ElementsAre("context_exact", "context_tiers"));
+  EXPECT_EQ(again[0].at("tokens"), tokens);
+  EXPECT_EQ(again[0].at("right"), first[1].at("right"));
+  // Another document is not put in its place.
+  exact.insert(exact.end(), {"--seed", "2"});
+  exact.insert(exact.begin(), {"bench", "context", "--model", TestModelDir()});
+  const RunResult other = RunVarve(exact);
+  EXPECT_EQ(other.exit_code, cli::kExitFailure);
+  EXPECT_THAT(other.err, testing::HasSubstr("holds another text"));
+}
+
+TEST(Bench, ContextSaysWhatIsWrong) {
+  const auto run = [](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"bench", "context", "--model", TestModelDir()});
+    return RunVarve(arguments);
+  };
+  const std::pair<std::vector<std::string>, std::string> wrong[] = {
+      {{"--tokens", "many"}, "'many' is no number of tokens"},
+      {{"--tokens", "100"}, "100 tokens are too few"},
+      {{"--questions", "10"}, "10 questions"},
+      {{"--attention", "some"}, "--attention 'some'"},
+      {{"--host-share", "0"}, "--host-share 0"},
+      {{"--device-share", "-1"}, "--device-share -1"}};
+  for (const auto& [arguments, message] : wrong) {
+    const RunResult result = run(arguments);
+    EXPECT_EQ(result.exit_code, cli::kExitUsage) << result.err;
+    EXPECT_THAT(result.err, testing::HasSubstr(message));
+  }
+  const RunResult no_text = run({"--text", "/nonexistent"});
+  EXPECT_EQ(no_text.exit_code, cli::kExitFailure);
+  EXPECT_THAT(no_text.err, testing::HasSubstr("/nonexistent"));
+}
+
+// A shape so small that the device budget's least holds little more than what a step works with.
+std::vector<std::string> SmallScale(std::vector<std::string> more) {
+  std::vector<std::string> arguments = {"scale",
+                                        "--tokens",
+                                        "64K,128K",
+                                        "--qo-heads",
+                                        "4",
+                                        "--kv-heads",
+                                        "2",
+                                        "--head-dim",
+                                        "64",
+                                        "--workers",
+                                        "3",
+                                        "--budget-tokens",
+                                        "8K",
+                                        "--runs",
+                                        "2"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+TEST(Bench, ScaleFindsNeedlesInEveryTierExactlyAndSelectively) {
+  const TempDir data;
+  const auto is_timed = [](const nlohmann::json&) { return true; };
+  const auto rows = RowsOf(SmallScale({"--data", data.path()}), is_timed);
+  ASSERT_THAT(Names(rows),
+              testing::ElementsAre("scale_exact", "scale_select", "scale_exact", "scale_select"));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const nlohmann::json& row = rows[i];
+    const bool is_exact = i % 2 == 0;
+    EXPECT_EQ(row.at("tokens"), i < 2 ? 65536 : 131072);
+    EXPECT_EQ(row.at("needles"), 4);
+    EXPECT_EQ(row.at("needles_found"), 4) << row;
+    const double pages = row.at("pages_device").get<double>() + row.at("pages_host").get<double>() +
+                         row.at("pages_disk").get<double>();
+    const double all = row.at("tokens").get<double>() / 128;
+    if (is_exact) {
+      EXPECT_EQ(row.at("read_share"), 1);
+      EXPECT_NEAR(pages, all, 4);  // and the new tokens' page
+    } else {
+      EXPECT_LE(row.at("read_share").get<double>(), 8192.0 / row.at("tokens").get<double>() + 0.01);
+      EXPECT_LT(pages, 0.25 * all);
+    }
+  }
+  // What is there is not made again, and a longer one continues it.
+  const auto again = RowsOf({"scale",
+                             "--tokens",
+                             "192K",
+                             "--qo-heads",
+                             "4",
+                             "--kv-heads",
+                             "2",
+                             "--head-dim",
+                             "64",
+                             "--workers",
+                             "2",
+                             "--runs",
+                             "1",
+                             "--data",
+                             data.path(),
+                             "--attention",
+                             "exact"},
+                            is_timed);
+  ASSERT_THAT(Names(again), testing::ElementsAre("scale_exact"));
+  EXPECT_EQ(again[0].at("needles_found"), 2);
+}
+
+TEST(Bench, ScaleSaysWhatIsWrong) {
+  const std::pair<std::vector<std::string>, std::string> wrong[] = {
+      {{"--tokens", "100000"}, "--tokens 100000: lengths are multiples of 64K"},
+      {{"--kv-heads", "3"}, "--kv-heads 3"},
+      {{"--attention", "some"}, "--attention 'some'"},
+      {{"--codec", "klt2"}, "--codec klt2 needs tables"},
+      {{"--codec", "none"}, "none"},
+      {{"--host-share", "0"}, "--host-share"}};
+  for (const auto& [arguments, message] : wrong) {
+    std::vector<std::string> all = {"bench", "scale"};
+    all.insert(all.end(), arguments.begin(), arguments.end());
+    const RunResult result = RunVarve(all);
+    EXPECT_EQ(result.exit_code, cli::kExitUsage) << result.err;
+    EXPECT_THAT(result.err, testing::HasSubstr(message));
+  }
+}
+
 TEST(Bench, SaysWhatIsWrong) {
   EXPECT_EQ(RunVarve({"bench", "attention", "--codec", "none"}).exit_code, cli::kExitUsage);
-  for (const char* bench : {"step", "ingest", "restart"}) {
+  for (const char* bench : {"step", "ingest", "restart", "context"}) {
     const RunResult result = RunVarve({"bench", bench, "--model", "/nonexistent"});
     EXPECT_EQ(result.exit_code, cli::kExitFailure) << bench;
     EXPECT_NE(result.err, "") << bench;

@@ -1,4 +1,5 @@
 // What selective attention may leave out of a context, and what it reads of it.
+#include "kvstore/key_sketch.h"
 #include "tests/kvstore/selection_rig.h"
 
 namespace varve {
@@ -117,6 +118,21 @@ TEST_F(SelectablePagesTest, AreEstimatedAlsoAfterARestartAndAfterTheContextGrew)
   const std::vector<float> after = estimate();
   EXPECT_GT(after.size(), before.size());
   EXPECT_TRUE(std::equal(before.begin(), before.end(), after.begin()));
+}
+
+TEST_F(SelectablePagesTest, AreSketchedInHostMemoryAlsoWhereThereIsADeviceTier) {
+  device_budget_ = kMiB;
+  host_budget_ = kMiB;
+  OpenDisk();
+  OpenStores(1);
+  Ingest(kContext, kIngest, 400, SmallPolicy());
+  ASSERT_EQ(group_->store(0).Stats().host.used, 0U);  // everything fits the device
+  OpenSelectively(400);
+  const auto global_layers = static_cast<uint64_t>(
+      std::count(geometry_.layer_windows.begin(), geometry_.layer_windows.end(), 0));
+  EXPECT_EQ(group_->store(0).Stats().host.used,
+            global_layers * KeySketch::kBlockPages *
+                KeySketch(geometry_, SmallPolicy().page_tokens).BytesPerPage());
 }
 
 TEST_F(SelectablePagesTest, ReadsAndStatedErrorsAddUp) {

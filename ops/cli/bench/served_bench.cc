@@ -16,6 +16,7 @@
 
 #include "ops/cli/api_client.h"
 #include "ops/cli/bench/roofs.h"
+#include "ops/cli/bench/step_cost.h"
 #include "ops/cli/exit_code.h"
 #include "ops/cli/ingest_session.h"
 #include "ops/cli/local_server.h"
@@ -70,24 +71,6 @@ Result<std::string> MakeText(const std::string& model_dir, int64_t num_tokens) {
     text += line;
   }
   return text;
-}
-
-// Operations of the layers over `num_tokens` tokens in a row: matrix products, and attention over
-// what each may see.
-double LayerFlops(const ModelConfig& model, int64_t num_tokens) {
-  const double hidden = model.hidden_size;
-  const double qo = static_cast<double>(model.num_qo_heads) * model.head_dim;
-  const double kv = static_cast<double>(model.num_kv_heads) * model.head_dim;
-  const double dense = hidden * (2 * qo + 2 * kv) + 3 * hidden * model.ffn_size;
-  const auto tokens = static_cast<double>(num_tokens);
-  double flops = 0;
-  for (const LayerConfig& layer : model.layers) {
-    const double seen = layer.window > 0
-                            ? std::min<double>(static_cast<double>(layer.window), tokens / 2)
-                            : tokens / 2;
-    flops += tokens * (2 * dense + 4 * qo * seen);
-  }
-  return flops;
 }
 
 // One server after the other on one data directory.
@@ -197,8 +180,9 @@ Result<void> BenchIngest(const ServedBenchOptions& options, const std::string& d
     figure.bpe = BitsPerValue(context);
     VARVE_RETURN_IF_ERROR(bench.client().DeleteContext(kContextName));
   }
+  const StepCost cost(model, /*bytes_per_weight=*/0, /*kv_bits=*/0);
   figure.roof_seconds =
-      LayerFlops(model, figure.tokens) / MeasureRoofs(bench.threads()).fp32_flops_per_s;
+      cost.PrefillFlops(0, figure.tokens) / MeasureRoofs(bench.threads()).fp32_flops_per_s;
   Print(options, bench.threads(), figure);
   return {};
 }
@@ -238,7 +222,8 @@ Result<void> BenchRestart(const ServedBenchOptions& options, const std::string& 
   VARVE_TRY(const std::string config_text, ReadFile(options.model_dir + "/config.json"));
   VARVE_TRY(const ModelConfig model, ParseModelConfig(config_text));
   answer.roof_seconds = static_cast<double>(context.disk_bytes) / roofs.read_bytes_per_s;
-  recompute.roof_seconds = LayerFlops(model, context.tokens) / roofs.fp32_flops_per_s;
+  const StepCost cost(model, /*bytes_per_weight=*/0, /*kv_bits=*/0);
+  recompute.roof_seconds = cost.PrefillFlops(0, context.tokens) / roofs.fp32_flops_per_s;
   Print(options, bench.threads(), reopen);
   Print(options, bench.threads(), answer);
   Print(options, bench.threads(), recompute);

@@ -14,6 +14,7 @@
 #include "worker/local_worker_group.h"
 
 #include "ops/cli/bench/roofs.h"
+#include "ops/cli/bench/step_cost.h"
 #include "ops/cli/exit_code.h"
 #include "ops/cli/local_server.h"
 #include <nlohmann/json.hpp>
@@ -27,57 +28,6 @@ double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values.at(values.size() / 2);
 }
-
-// What a step has to move and to compute, from the configuration.
-class StepCost {
- public:
-  StepCost(const ModelConfig& config, const ModelDescription& model, double bits_per_value)
-      : config_(config), bits_per_value_(bits_per_value) {
-    const double hidden = config.hidden_size;
-    const double qo = static_cast<double>(config.num_qo_heads) * config.head_dim;
-    kv_ = static_cast<double>(config.num_kv_heads) * config.head_dim;
-    layer_params_ = hidden * (2 * qo + 2 * kv_) + 3 * hidden * config.ffn_size;
-    const double vocab_params = hidden * config.vocab_size;
-    const double num_layers = config.num_layers;
-    const double read = num_layers * layer_params_ + vocab_params;
-    const double stored =
-        num_layers * layer_params_ + (config.tie_word_embeddings ? 1 : 2) * vocab_params;
-    decode_weight_bytes_ = model.weights == "int8"
-                               ? read * sizeof(WeightBlock) / (kWeightPanelRows * kWeightGroupCols)
-                               : read * static_cast<double>(model.weight_bytes) / stored;
-  }
-
-  // Operations of the layers over `tokens` behind `first` others.
-  double PrefillFlops(int64_t first, int64_t tokens) const {
-    const double qo = static_cast<double>(config_.num_qo_heads) * config_.head_dim;
-    double flops = 0;
-    for (const LayerConfig& layer : config_.layers) {
-      flops += static_cast<double>(tokens) *
-               (2 * layer_params_ +
-                4 * qo * Seen(layer, static_cast<double>(first) + static_cast<double>(tokens) / 2));
-    }
-    return flops;
-  }
-  // Bytes of one decoded token behind `tokens` others: weights and KV.
-  double DecodeBytes(int64_t tokens) const {
-    double bytes = decode_weight_bytes_;
-    for (const LayerConfig& layer : config_.layers) {
-      bytes += 2 * kv_ * bits_per_value_ / 8 * Seen(layer, static_cast<double>(tokens));
-    }
-    return bytes;
-  }
-
- private:
-  static double Seen(const LayerConfig& layer, double tokens) {
-    return layer.window > 0 ? std::min(static_cast<double>(layer.window), tokens) : tokens;
-  }
-
-  const ModelConfig& config_;
-  const double bits_per_value_;
-  double kv_ = 0;
-  double layer_params_ = 0;
-  double decode_weight_bytes_ = 0;
-};
 
 // One number of workers with one form of weights, and what was measured with it.
 struct Contestant {
@@ -239,8 +189,12 @@ Result<void> BenchLength(const StepBenchOptions& options,
   for (Contestant& contestant : contestants) {
     const double prefill_s = Median(std::exchange(contestant.prefill_s, {}));
     const double decode_s = Median(std::exchange(contestant.decode_s, {}));
+    const ModelConfig& config = contestant.group->config();
+    const ModelDescription& model = contestant.group->model();
     const StepCost cost(
-        contestant.group->config(), contestant.group->model(), printer.bits_per_value());
+        config,
+        BytesPerWeight(config, static_cast<double>(model.weight_bytes), model.weights),
+        printer.bits_per_value());
     const Range prefilled = Prefilled(options, tokens);
     const auto num_prefilled = static_cast<int64_t>(prefilled.count);
     const double flops = cost.PrefillFlops(static_cast<int64_t>(prefilled.begin), num_prefilled);

@@ -16,7 +16,8 @@ constexpr int64_t kPlainIntervalUs = 10'000'000;
 
 }  // namespace
 
-LabProgress::LabProgress(std::FILE* out) : out_(out), is_terminal_(isatty(fileno(out)) != 0) {}
+LabProgress::LabProgress(std::FILE* out, std::string command)
+    : out_(out), command_(std::move(command)), is_terminal_(isatty(fileno(out)) != 0) {}
 
 void LabProgress::Begin(std::string label, int64_t total) {
   label_ = std::move(label);
@@ -41,7 +42,8 @@ void LabProgress::Draw() {
   next_draw_us_ = now_us + (is_terminal_ ? kTerminalIntervalUs : kPlainIntervalUs);
   const int64_t filled = total_ > 0 ? kBarWidth * done_ / total_ : kBarWidth;
   const double elapsed_s = static_cast<double>(now_us - begin_us_) / 1e6;
-  std::string line = fmt::format("eval: {:<32} [{:#<{}}{:-<{}}] {}/{}  {}",
+  std::string line = fmt::format("{}: {:<32} [{:#<{}}{:-<{}}] {}/{}  {}",
+                                 command_,
                                  label_,
                                  "",
                                  filled,

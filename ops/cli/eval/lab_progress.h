@@ -1,5 +1,5 @@
-// How far the lab is: one bar for each part, redrawn in place on a terminal, a plain line every few
-// seconds otherwise.
+// How far the lab, or a long bench, is: one bar for each part, redrawn in place on a terminal, a
+// plain line every few seconds otherwise.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,8 @@ namespace varve::cli {
 
 class LabProgress {
  public:
-  // `out` outlives the object.
-  explicit LabProgress(std::FILE* out);
+  // `out` outlives the object. `command` begins each line.
+  explicit LabProgress(std::FILE* out, std::string command = "eval");
 
   // A part of `total` units of work begins.
   void Begin(std::string label, int64_t total);
@@ -24,6 +24,7 @@ class LabProgress {
   void Draw();
 
   std::FILE* out_;
+  std::string command_;
   bool is_terminal_;
   std::string label_;
   int64_t total_ = 0;
