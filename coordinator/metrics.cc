@@ -133,6 +133,16 @@ void CollectStats(const std::vector<WorkerStats>& stats, StatsFamilies* out) {
     out->Add(worker, {{"tier", "host"}}, static_cast<double>(s.host.budget));
     out->Add(worker, {{"tier", "disk"}}, static_cast<double>(s.disk.budget));
   });
+  out->Begin("varve_disk_errors_total",
+             "Calls that met a fault of the disk, by the reason; all workers of a process share it",
+             MetricType::Counter);
+  for_each([&](int worker, const WorkerStats& s) {
+    for (size_t reason = 0; reason < kDiskFaultNames.size(); ++reason) {
+      out->Add(worker,
+               {{"reason", std::string(kDiskFaultNames[reason])}},
+               static_cast<double>(s.disk_errors[reason]));
+    }
+  });
   out->Begin("varve_pages", "Sealed pages", MetricType::Gauge);
   for_each([&](int worker, const WorkerStats& s) {
     out->Add(worker, {}, static_cast<double>(s.num_pages));

@@ -1,6 +1,7 @@
 #include "kvstore/disk_tier.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 
 #include <fmt/format.h>
@@ -35,19 +36,39 @@ std::string IndexKey(Table table, std::string_view key) {
   return row;
 }
 
-Error RocksDiskTier::ToError(const rocksdb::Status& status, std::string_view what) const {
+Error RocksDiskTier::ToError(const rocksdb::Status& status,
+                             Access access,
+                             std::string_view what) const {
   ErrorCode code = ErrorCode::kInternal;
+  DiskFault fault = access == Access::kRead ? DiskFault::kRead : DiskFault::kWrite;
+  const std::string text = status.ToString();
+  std::string advice;
   if (status.IsIOError() || status.IsNoSpace()) {
     code = ErrorCode::kIoError;
+    if (status.IsNoSpace()) {
+      fault = DiskFault::kNoSpace;
+      advice = is_stopped_ ? "; free space on its filesystem, then restart the server"
+                           : fmt::format("; writes go on some seconds after {} are free there",
+                                         FormatBytes(write_buffer_bytes()));
+    } else if (text.find(std::strerror(EROFS)) != std::string::npos) {
+      fault = DiskFault::kReadOnly;
+      advice = "; make its filesystem writable, then restart the server";
+    } else if (access == Access::kWrite && is_stopped_) {
+      advice = "; it can only be read until the server is restarted";
+    }
   } else if (status.IsCorruption()) {
     code = ErrorCode::kPageCorrupt;
+    fault = DiskFault::kCorrupt;
   } else if (status.IsNotFound() || status.IsPathNotFound()) {
     code = ErrorCode::kPageMissing;
   } else if (status.IsBusy() || status.IsTimedOut() || status.IsTryAgain() ||
              status.IsShutdownInProgress() || status.IsIncomplete() || status.IsAborted()) {
     code = ErrorCode::kUnavailable;
   }
-  return Error{code, fmt::format("{}: cannot {}: {}", options_.directory, what, status.ToString())};
+  if (code == ErrorCode::kIoError || code == ErrorCode::kPageCorrupt) {
+    ++errors_[static_cast<size_t>(fault)];
+  }
+  return Error{code, fmt::format("{}: cannot {}: {}{}", options_.directory, what, text, advice)};
 }
 
 bool RocksDiskTier::Resume(const rocksdb::Status& failure) {
@@ -86,7 +107,7 @@ Result<uint64_t> RocksDiskTier::CountedBytes(Table table, std::string_view key) 
     return uint64_t{0};
   }
   if (!status.ok()) {
-    return ToError(status, "read the index");
+    return ReadError(status, "read the index");
   }
   return ReadBigEndian(ToView(value), 4);
 }
@@ -131,7 +152,7 @@ Result<void> RocksDiskTier::PutRows(std::span<const Row> rows) {
   if (!status.ok()) {
     const std::lock_guard lock(mutex_);
     used_ = used_ + replaced - asked;
-    return ToError(status, "write records");
+    return WriteError(status, "write records");
   }
   bytes_written_ += payload;
   return {};
@@ -153,7 +174,7 @@ Result<void> RocksDiskTier::DeleteRowsLocked(std::span<const Row> rows) {
     return {};
   }
   if (const rocksdb::Status status = Write(batch, false); !status.ok()) {
-    return ToError(status, "delete records");
+    return WriteError(status, "delete records");
   }
   for (size_t table = 0; table < kNumTables; ++table) {
     used_ -= freed[table];
@@ -203,7 +224,7 @@ Result<std::vector<bool>> RocksDiskTier::ReplacePages(
   const rocksdb::Status status = WriteOnce(batch, false);
   write_us_ += SystemClock().NowUs() - start_us;
   if (!status.ok()) {
-    return ToError(status, "replace records");
+    return WriteError(status, "replace records");
   }
   used_ = used_ + used - freed;
   NoteGarbage(TableOf(keys[0]), freed);
@@ -283,7 +304,7 @@ void RocksDiskTier::ReadChunk(const std::shared_ptr<PendingRead>& read, size_t f
       read->records[first + i] = ToBytes(values[i]);
       bytes_read_ += values[i].size();
     } else if (!statuses[i].IsNotFound() && !failure) {
-      failure = ToError(statuses[i], "read a record");
+      failure = ReadError(statuses[i], "read a record");
     }
   }
   read_us_ += SystemClock().NowUs() - start_us;
@@ -343,7 +364,7 @@ Result<std::vector<std::pair<std::string, uint64_t>>> RocksDiskTier::ListRows(
     found.emplace_back(ToView(rows->key()).substr(1), ReadBigEndian(ToView(rows->value()), 4));
   }
   if (!rows->status().ok()) {
-    return ToError(rows->status(), "list the index");
+    return ReadError(rows->status(), "list the index");
   }
   return found;
 }
@@ -384,6 +405,9 @@ DiskTier::Stats RocksDiskTier::GetStats() const {
   {
     const std::lock_guard lock(mutex_);
     stats.bytes = {used_, options_.budget_bytes};
+  }
+  for (size_t fault = 0; fault < errors_.size(); ++fault) {
+    stats.errors[fault] = errors_[fault];
   }
   stats.bytes_read = bytes_read_;
   stats.bytes_written = bytes_written_;

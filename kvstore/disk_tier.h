@@ -14,6 +14,7 @@
 // Threads: every call may come from any thread. Reads are asynchronous and batched.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <future>
@@ -111,6 +112,7 @@ class DiskTier {
 
   struct Stats {
     TierBytes bytes;
+    std::array<uint64_t, kDiskFaultNames.size()> errors{};  // calls that failed, by the reason
     uint64_t bytes_read = 0;
     uint64_t bytes_written = 0;  // payload handed to PutPages and PutTail
     double read_seconds = 0;

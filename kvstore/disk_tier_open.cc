@@ -26,10 +26,6 @@ constexpr uint64_t kMemoryBytesMin = 8 * kMiB;
 constexpr int kOpenFilesMax = 256;
 constexpr uint64_t kArenaBlockBytes = 64 * kKiB;
 constexpr uint64_t kLogBytes = 16 * kMiB;
-// The size at which RocksDB would flush a table by itself, as a multiple of the memory: out of
-// reach, for BoundMemory flushes long before (disk_tier_space.cc). After a full disk RocksDB goes
-// on when this much is free.
-constexpr uint64_t kNeverShare = 4;
 
 // Borrowed for the life of the process.
 std::shared_ptr<rocksdb::Env> DefaultEnv() {
@@ -137,7 +133,7 @@ rocksdb::DBOptions RocksDiskTier::DatabaseOptions() {
   // The log holds manifests only and starts anew with every flush: it never gets there. RocksDB
   // allocates this much ahead for it.
   options.max_total_wal_size = kLogBytes;
-  options.listeners = {WatchCompactions()};
+  options.listeners = {WatchDatabase()};
   options.use_direct_reads = DirectReadsWork();
   options.bytes_per_sync = 1 * kMiB;
   options.skip_stats_update_on_db_open = true;
@@ -156,7 +152,7 @@ rocksdb::ColumnFamilyOptions RocksDiskTier::TableOptions(Table table) const {
   rocksdb::ColumnFamilyOptions options;
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(blocks));
   options.compression = rocksdb::kNoCompression;
-  options.write_buffer_size = kNeverShare * options_.memory_bytes;
+  options.write_buffer_size = write_buffer_bytes();
   options.arena_block_size = kArenaBlockBytes;
   if (table == Table::kPages || table == Table::kScratch || table == Table::kTails ||
       table == Table::kText) {
@@ -184,7 +180,7 @@ Result<void> RocksDiskTier::OpenDatabase() {
   const rocksdb::Status status =
       rocksdb::DB::Open(DatabaseOptions(), options_.directory + "/db", tables, &handles, &db);
   if (!status.ok()) {
-    return ToError(status, "open the database");
+    return ReadError(status, "open the database");
   }
   db_.reset(db);
   std::copy(handles.begin(), handles.end(), handles_.begin());
@@ -202,7 +198,7 @@ Result<void> RocksDiskTier::EmptyScratch() {
     status = db_->CreateColumnFamily(
         TableOptions(Table::kScratch), kTableNames[static_cast<size_t>(Table::kScratch)], &scratch);
   }
-  return status.ok() ? Result<void>() : ToError(status, "empty the scratch pages");
+  return status.ok() ? Result<void>() : WriteError(status, "empty the scratch pages");
 }
 
 namespace {

@@ -104,7 +104,18 @@ class RocksDiskTier final : public DiskTier {
   rocksdb::ColumnFamilyHandle* handle(Table table) const {
     return handles_[static_cast<size_t>(table)];
   }
-  Error ToError(const rocksdb::Status& status, std::string_view what) const;
+  enum class Access : uint8_t { kRead, kWrite };
+  // Counts it, and says what to do where something can be done.
+  Error ToError(const rocksdb::Status& status, Access access, std::string_view what) const;
+  Error ReadError(const rocksdb::Status& status, std::string_view what) const {
+    return ToError(status, Access::kRead, what);
+  }
+  Error WriteError(const rocksdb::Status& status, std::string_view what) const {
+    return ToError(status, Access::kWrite, what);
+  }
+  // The size at which RocksDB would flush a table by itself: out of reach, for BoundMemory flushes
+  // long before (disk_tier_space.cc). After a full disk RocksDB goes on when this much is free.
+  uint64_t write_buffer_bytes() const { return 4 * options_.memory_bytes; }
   // Asks RocksDB to go on after a background error; says in the log why it does not.
   bool Resume(const rocksdb::Status& failure);
   // Writes a batch; after a failed flush or a full disk, asks RocksDB to go on first.
@@ -133,7 +144,7 @@ class RocksDiskTier final : public DiskTier {
   Result<void> Flush();
   // Flushes in the background when enough is in memory, at once when it is far too much.
   void BoundMemory();
-  std::shared_ptr<rocksdb::EventListener> WatchCompactions();
+  std::shared_ptr<rocksdb::EventListener> WatchDatabase();
   void NoteGarbage(Table table, uint64_t bytes);
   void Reclaim(Table table);
 
@@ -153,11 +164,15 @@ class RocksDiskTier final : public DiskTier {
   std::atomic<bool> closing_{false};
 
   // A compaction that was asked for flushes first: it has the turn until it has begun.
-  class CompactionWatch;
+  class Watch;
   std::binary_semaphore flush_turn_{1};
-  std::shared_ptr<CompactionWatch> watch_;
+  std::shared_ptr<Watch> watch_;
   std::atomic<uint64_t> unflushed_bytes_{0};
   std::atomic<bool> flush_submitted_{false};
+
+  // RocksDB met an error after which it takes no more writes.
+  std::atomic<bool> is_stopped_{false};
+  mutable std::array<std::atomic<uint64_t>, kDiskFaultNames.size()> errors_{};
 
   std::atomic<uint64_t> bytes_read_{0};
   std::atomic<uint64_t> bytes_written_{0};
