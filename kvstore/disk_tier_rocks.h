@@ -1,6 +1,7 @@
 // The disk tier over RocksDB. disk_tier_open.cc opens and recovers, disk_tier.cc reads and writes
 // records, disk_tier_contexts.cc keeps manifests and text and deletes, disk_tier_space.cc flushes
-// and reclaims space. Included by those files only: RocksDB's headers go no further.
+// and reclaims space, disk_tier_errors.cc says what went wrong. Included by those files only:
+// RocksDB's headers go no further.
 //
 // Every record has a row in the column family `index` (table byte, key -> bytes), written in the
 // same atomic batch, so that pages can be listed and counted without reading them.
