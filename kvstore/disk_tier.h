@@ -6,10 +6,7 @@
 // token ids by commit), `scratch` (sealed pages of private tails that did not fit host memory;
 // emptied at every start).
 //
-// Durability, in one table:
-//   sealed page     written once, no write-ahead log; durable when the memtable is flushed, which
-//   CommitManifest does first tail, text      likewise manifest        write-ahead log, synced by
-//   CommitManifest; before that call returns, nothing of the version counts
+// What is durable when, and by which sync: the table in kvstore/README.md.
 //
 // Threads: every call may come from any thread. Reads are asynchronous and batched.
 #pragma once

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <set>
 
@@ -91,7 +92,10 @@ Result<void> RocksDiskTier::CheckFormat() const {
                        " holds a database but no FORMAT file; this build does "
                        "not know what wrote it"};
     }
-    return WriteFileAtomically(path, kFormatLine);
+    VARVE_RETURN_IF_ERROR(WriteFileAtomically(path, kFormatLine));
+    const auto parent = std::filesystem::path(options_.directory).parent_path();
+    VARVE_RETURN_IF_ERROR(SyncNames(parent.empty() ? "." : parent.string()));
+    return SyncNames(options_.directory);
   }
   VARVE_TRY(const std::string line, ReadFile(path, 4096));
   if (line != kFormatLine) {
@@ -102,6 +106,16 @@ Result<void> RocksDiskTier::CheckFormat() const {
                              kFormatLine.substr(0, kFormatLine.size() - 1))};
   }
   return {};
+}
+
+Result<void> RocksDiskTier::SyncNames(const std::string& directory) const {
+  std::unique_ptr<rocksdb::FSDirectory> names;
+  rocksdb::IOStatus status =
+      env_->GetFileSystem()->NewDirectory(directory, rocksdb::IOOptions(), &names, nullptr);
+  if (status.ok()) {
+    status = names->Fsync(rocksdb::IOOptions(), nullptr);
+  }
+  return status.ok() ? Result<void>() : WriteError(status, "sync " + directory);
 }
 
 // Tries one direct read: not every filesystem has them.
@@ -184,7 +198,7 @@ Result<void> RocksDiskTier::OpenDatabase() {
   }
   db_.reset(db);
   std::copy(handles.begin(), handles.end(), handles_.begin());
-  return {};
+  return SyncNames(options_.directory);  // RocksDB syncs what is in `db`, not its own name
 }
 
 Result<void> RocksDiskTier::EmptyScratch() {

@@ -93,6 +93,8 @@ class RocksDiskTier final : public DiskTier {
 
   // Opening (disk_tier_open.cc).
   Result<void> CheckFormat() const;
+  // The names in a directory become durable.
+  Result<void> SyncNames(const std::string& directory) const;
   Result<void> OpenDatabase();
   Result<void> EmptyScratch();
   bool DirectReadsWork() const;

@@ -213,6 +213,7 @@ IOStatus SimDisk::SyncNames(const std::string& directory) {
   IOStatus status = BeforeWrite(directory);
   if (status.ok()) {
     const std::lock_guard lock(mutex_);
+    synced_directories_.insert(directory);
     state_.durable_names = state_.names;
     state_.changes.clear();
   }

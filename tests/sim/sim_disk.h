@@ -14,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,8 @@ class SimDisk final : public rocksdb::FileSystem {
   // Called before each operation that changes something; says whether it may fail.
   void SetGate(std::function<bool()> gate) { gate_ = std::move(gate); }
   int64_t num_operations() const { return num_operations_; }
+  // Directories whose names were ever synced.
+  std::set<std::string> synced_directories() const { return synced_directories_; }
   // Of the operations so far and their names, in order: equal for equal runs.
   uint64_t history() const { return history_; }
 
@@ -162,6 +165,8 @@ class SimDisk final : public rocksdb::FileSystem {
     std::vector<Change> changes;  // since the last sync of the directory
   };
   static State Copy(const State& state);
+
+  std::set<std::string> synced_directories_;  // guarded by mutex_
 
   State state_;   // guarded by mutex_
   State frozen_;  // likewise: when it was stopped

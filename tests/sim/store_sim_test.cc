@@ -7,8 +7,10 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "kvstore/disk_tier_env.h"
 #include "proto/base/log.h"
 #include "tests/sim/store_world.h"
+#include "tests/support/result_matchers.h"
 #include "tests/support/temp_dir.h"
 
 namespace varve {
@@ -74,6 +76,18 @@ TEST_F(StoreSim, ADiskThatLiesAboutSyncsIsFound) {
     found += StoreWorld({.seed = seed, .syncs_lie = true}).Run().empty() ? 0 : 1;
   }
   EXPECT_GT(found, 0U) << "promises were broken and nobody noticed";
+}
+
+// Else a power cut could leave a database without the FORMAT file that it is known by, or neither.
+TEST_F(StoreSim, TheNamesOfANewDirectoryAreSynced) {
+  const auto disk = std::make_shared<SimDisk>();
+  DiskTierOptions options;
+  options.directory = "new";
+  const auto env = std::make_shared<SimEnv>(disk);
+  auto tier = OpenDiskTier(options, env);
+  ASSERT_OK(tier);
+  EXPECT_TRUE(disk->synced_directories().contains("."));
+  EXPECT_TRUE(disk->synced_directories().contains("new"));
 }
 
 TEST_F(StoreSim, ASeedRunsTheSameTwice) {
