@@ -145,6 +145,19 @@ void CollectCounters(const std::vector<WorkerStats>& stats, StatsFamilies* out) 
           [](const WorkerStats& s) { return s.checksum_failures; });
 }
 
+void CollectDiskErrors(const std::vector<WorkerStats>& stats, StatsFamilies* out) {
+  out->Begin("varve_disk_errors_total",
+             "Calls that met a fault of the disk, by the reason; all workers of a process share it",
+             prometheus::MetricType::Counter);
+  for (size_t worker = 0; worker < stats.size(); ++worker) {
+    for (size_t reason = 0; reason < kDiskFaultNames.size(); ++reason) {
+      out->Add(static_cast<int>(worker),
+               {{"reason", std::string(kDiskFaultNames[reason])}},
+               static_cast<double>(stats[worker].disk_errors[reason]));
+    }
+  }
+}
+
 void CollectStats(const std::vector<WorkerStats>& stats, StatsFamilies* out) {
   using prometheus::MetricType;
   const auto for_each = [&](auto add) {
@@ -344,7 +357,9 @@ void Metrics::CountHttpRequest(std::string_view path, int code) {
 std::string Metrics::Serialize() const {
   std::vector<prometheus::MetricFamily> families = impl_->registry.Collect();
   StatsFamilies stats_families(impl_->common, &families);
-  CollectStats(impl_->workers->Stats(), &stats_families);
+  const std::vector<WorkerStats> stats = impl_->workers->Stats();
+  CollectStats(stats, &stats_families);
+  CollectDiskErrors(stats, &stats_families);
   return prometheus::TextSerializer().Serialize(families);
 }
 

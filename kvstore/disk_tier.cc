@@ -8,7 +8,6 @@
 
 #include "kvstore/disk_tier_rocks.h"
 #include "proto/base/clock.h"
-#include "proto/base/log.h"
 #include "proto/base/units.h"
 
 namespace varve {
@@ -33,30 +32,6 @@ std::string IndexKey(Table table, std::string_view key) {
   std::string row(1, kTableLetters[static_cast<size_t>(table)]);
   row.append(key);
   return row;
-}
-
-Error RocksDiskTier::ToError(const rocksdb::Status& status, std::string_view what) const {
-  ErrorCode code = ErrorCode::kInternal;
-  if (status.IsIOError() || status.IsNoSpace()) {
-    code = ErrorCode::kIoError;
-  } else if (status.IsCorruption()) {
-    code = ErrorCode::kPageCorrupt;
-  } else if (status.IsNotFound() || status.IsPathNotFound()) {
-    code = ErrorCode::kPageMissing;
-  } else if (status.IsBusy() || status.IsTimedOut() || status.IsTryAgain() ||
-             status.IsShutdownInProgress() || status.IsIncomplete() || status.IsAborted()) {
-    code = ErrorCode::kUnavailable;
-  }
-  return Error{code, fmt::format("{}: cannot {}: {}", options_.directory, what, status.ToString())};
-}
-
-bool RocksDiskTier::Resume(const rocksdb::Status& failure) {
-  const rocksdb::Status resumed = db_->Resume();
-  if (!resumed.ok()) {
-    spdlog::warn(
-        "{}: {}; going on failed: {}", options_.directory, failure.ToString(), resumed.ToString());
-  }
-  return resumed.ok();
 }
 
 rocksdb::Status RocksDiskTier::WriteOnce(rocksdb::WriteBatch& batch, bool durable) {
@@ -87,7 +62,7 @@ Result<uint64_t> RocksDiskTier::CountedBytes(Table table, std::string_view key) 
     return uint64_t{0};
   }
   if (!status.ok()) {
-    return ToError(status, "read the index");
+    return ReadError(status, "read the index");
   }
   return ReadBigEndian(ToView(value), 4);
 }
@@ -132,7 +107,7 @@ Result<void> RocksDiskTier::PutRows(std::span<const Row> rows) {
   if (!status.ok()) {
     const std::lock_guard lock(mutex_);
     used_ = used_ + replaced - asked;
-    return ToError(status, "write records");
+    return WriteError(status, "write records");
   }
   bytes_written_ += payload;
   return {};
@@ -154,7 +129,7 @@ Result<void> RocksDiskTier::DeleteRowsLocked(std::span<const Row> rows) {
     return {};
   }
   if (const rocksdb::Status status = Write(batch, false); !status.ok()) {
-    return ToError(status, "delete records");
+    return WriteError(status, "delete records");
   }
   for (size_t table = 0; table < kNumTables; ++table) {
     used_ -= freed[table];
@@ -204,7 +179,7 @@ Result<std::vector<bool>> RocksDiskTier::ReplacePages(
   const rocksdb::Status status = WriteOnce(batch, false);
   write_us_ += SystemClock().NowUs() - start_us;
   if (!status.ok()) {
-    return ToError(status, "replace records");
+    return WriteError(status, "replace records");
   }
   used_ = used_ + used - freed;
   NoteGarbage(TableOf(keys[0]), freed);
@@ -282,7 +257,7 @@ void RocksDiskTier::ReadChunk(const std::shared_ptr<PendingRead>& read, size_t f
       read->records[first + i] = ToBytes(values[i]);
       bytes_read_ += values[i].size();
     } else if (!statuses[i].IsNotFound() && !failure) {
-      failure = ToError(statuses[i], "read a record");
+      failure = ReadError(statuses[i], "read a record");
     }
   }
   read_us_ += SystemClock().NowUs() - start_us;
@@ -342,7 +317,7 @@ Result<std::vector<std::pair<std::string, uint64_t>>> RocksDiskTier::ListRows(
     found.emplace_back(ToView(rows->key()).substr(1), ReadBigEndian(ToView(rows->value()), 4));
   }
   if (!rows->status().ok()) {
-    return ToError(rows->status(), "list the index");
+    return ReadError(rows->status(), "list the index");
   }
   return found;
 }
@@ -383,6 +358,9 @@ DiskTier::Stats RocksDiskTier::GetStats() const {
   {
     const std::lock_guard lock(mutex_);
     stats.bytes = {used_, options_.budget_bytes};
+  }
+  for (size_t fault = 0; fault < errors_.size(); ++fault) {
+    stats.errors[fault] = errors_[fault];
   }
   stats.bytes_read = bytes_read_;
   stats.bytes_written = bytes_written_;

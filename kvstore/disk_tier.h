@@ -6,14 +6,12 @@
 // token ids by commit), `scratch` (sealed pages of private tails that did not fit host memory;
 // emptied at every start).
 //
-// Durability, in one table:
-//   sealed page     written once, no write-ahead log; durable when the memtable is flushed, which
-//   CommitManifest does first tail, text      likewise manifest        write-ahead log, synced by
-//   CommitManifest; before that call returns, nothing of the version counts
+// What is durable when, and by which sync: the table in kvstore/README.md.
 //
 // Threads: every call may come from any thread. Reads are asynchronous and batched.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <future>
@@ -123,6 +121,7 @@ class DiskTier {
 
   struct Stats {
     TierBytes bytes;
+    std::array<uint64_t, kDiskFaultNames.size()> errors{};  // calls that failed, by the reason
     uint64_t bytes_read = 0;
     uint64_t bytes_written = 0;  // payload handed to PutPages, ReplacePages and PutTail
     // What it took in files: keys, indices, the log, and all that was written again to reclaim

@@ -66,7 +66,7 @@ Result<void> RocksDiskTier::WriteManifest(const ContextManifest& manifest) {
   batch.Put(handle(Table::kManifests), ManifestRowKey(manifest.id, manifest.version), record)
       .PermitUncheckedError();
   const rocksdb::Status status = Write(batch, true);
-  return status.ok() ? Result<void>() : ToError(status, "write a manifest");
+  return status.ok() ? Result<void>() : WriteError(status, "write a manifest");
 }
 
 Result<std::vector<ContextManifest>> RocksDiskTier::AllManifests() const {
@@ -81,7 +81,7 @@ Result<std::vector<ContextManifest>> RocksDiskTier::AllManifests() const {
     manifests.push_back(std::move(manifest).value());
   }
   if (!rows->status().ok()) {
-    return ToError(rows->status(), "list the manifests");
+    return ReadError(rows->status(), "list the manifests");
   }
   return manifests;
 }
@@ -191,7 +191,7 @@ Result<void> RocksDiskTier::DropOlderVersions(ContextId context,
           handle(Table::kManifests), ManifestRowKey(context, 0), ManifestRowKey(context, version))
       .PermitUncheckedError();
   if (const rocksdb::Status status = Write(batch, false); !status.ok()) {
-    return ToError(status, "drop old versions");
+    return WriteError(status, "drop old versions");
   }
   return DeleteRowsLocked(old);
 }
@@ -231,7 +231,7 @@ Result<void> RocksDiskTier::DeleteContext(ContextId context) {
   rocksdb::WriteBatch commit;
   commit.DeleteRange(handle(Table::kManifests), prefix, PrefixEnd(prefix)).PermitUncheckedError();
   if (const rocksdb::Status status = Write(commit, true); !status.ok()) {
-    return ToError(status, "delete a manifest");
+    return WriteError(status, "delete a manifest");
   }
   // 2. The rest; what a crash leaves of it is deleted at the next start. A live owner keeps all it
   // has: its ingest may have sealed pages that no manifest names yet.

@@ -1,4 +1,7 @@
 #include <algorithm>
+#include <filesystem>
+#include <map>
+#include <set>
 
 #include <fmt/format.h>
 #include <rocksdb/cache.h>
@@ -24,10 +27,6 @@ constexpr uint64_t kMemoryBytesMin = 8 * kMiB;
 constexpr int kOpenFilesMax = 256;
 constexpr uint64_t kArenaBlockBytes = 64 * kKiB;
 constexpr uint64_t kLogBytes = 16 * kMiB;
-// The size at which RocksDB would flush a table by itself, as a multiple of the memory: out of
-// reach, for BoundMemory flushes long before (disk_tier_space.cc). After a full disk RocksDB goes
-// on when this much is free.
-constexpr uint64_t kNeverShare = 4;
 
 // Borrowed for the life of the process.
 std::shared_ptr<rocksdb::Env> DefaultEnv() {
@@ -93,7 +92,10 @@ Result<void> RocksDiskTier::CheckFormat() const {
                        " holds a database but no FORMAT file; this build does "
                        "not know what wrote it"};
     }
-    return WriteFileAtomically(path, kFormatLine);
+    VARVE_RETURN_IF_ERROR(WriteFileAtomically(path, kFormatLine));
+    const auto parent = std::filesystem::path(options_.directory).parent_path();
+    VARVE_RETURN_IF_ERROR(SyncNames(parent.empty() ? "." : parent.string()));
+    return SyncNames(options_.directory);
   }
   VARVE_TRY(const std::string line, ReadFile(path, 4096));
   if (line != kFormatLine) {
@@ -104,6 +106,16 @@ Result<void> RocksDiskTier::CheckFormat() const {
                              kFormatLine.substr(0, kFormatLine.size() - 1))};
   }
   return {};
+}
+
+Result<void> RocksDiskTier::SyncNames(const std::string& directory) const {
+  std::unique_ptr<rocksdb::FSDirectory> names;
+  rocksdb::IOStatus status =
+      env_->GetFileSystem()->NewDirectory(directory, rocksdb::IOOptions(), &names, nullptr);
+  if (status.ok()) {
+    status = names->Fsync(rocksdb::IOOptions(), nullptr);
+  }
+  return status.ok() ? Result<void>() : WriteError(status, "sync " + directory);
 }
 
 // Tries one direct read: not every filesystem has them.
@@ -154,7 +166,7 @@ rocksdb::ColumnFamilyOptions RocksDiskTier::TableOptions(Table table) const {
   rocksdb::ColumnFamilyOptions options;
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(blocks));
   options.compression = rocksdb::kNoCompression;
-  options.write_buffer_size = kNeverShare * options_.memory_bytes;
+  options.write_buffer_size = write_buffer_bytes();
   options.arena_block_size = kArenaBlockBytes;
   if (table == Table::kPages || table == Table::kScratch || table == Table::kTails ||
       table == Table::kText) {
@@ -182,11 +194,11 @@ Result<void> RocksDiskTier::OpenDatabase() {
   const rocksdb::Status status =
       rocksdb::DB::Open(DatabaseOptions(), options_.directory + "/db", tables, &handles, &db);
   if (!status.ok()) {
-    return ToError(status, "open the database");
+    return ReadError(status, "open the database");
   }
   db_.reset(db);
   std::copy(handles.begin(), handles.end(), handles_.begin());
-  return {};
+  return SyncNames(options_.directory);  // RocksDB syncs what is in `db`, not its own name
 }
 
 Result<void> RocksDiskTier::EmptyScratch() {
@@ -200,7 +212,7 @@ Result<void> RocksDiskTier::EmptyScratch() {
     status = db_->CreateColumnFamily(
         TableOptions(Table::kScratch), kTableNames[static_cast<size_t>(Table::kScratch)], &scratch);
   }
-  return status.ok() ? Result<void>() : ToError(status, "empty the scratch pages");
+  return status.ok() ? Result<void>() : WriteError(status, "empty the scratch pages");
 }
 
 Result<void> RocksDiskTier::RecoverAccounting() {

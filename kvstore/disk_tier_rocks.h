@@ -1,6 +1,7 @@
 // The disk tier over RocksDB. disk_tier_open.cc opens and recovers, disk_tier.cc reads and writes
 // records, disk_tier_contexts.cc keeps manifests and text and deletes, disk_tier_space.cc flushes
-// and reclaims space. Included by those files only: RocksDB's headers go no further.
+// and reclaims space, disk_tier_errors.cc says what went wrong. Included by those files only:
+// RocksDB's headers go no further.
 //
 // Every record has a row in the column family `index` (table byte, key -> bytes), written in the
 // same atomic batch, so that pages can be listed and counted without reading them.
@@ -97,6 +98,8 @@ class RocksDiskTier final : public DiskTier {
 
   // Opening (disk_tier_open.cc).
   Result<void> CheckFormat() const;
+  // The names in a directory become durable.
+  Result<void> SyncNames(const std::string& directory) const;
   Result<void> OpenDatabase();
   Result<void> EmptyScratch();
   bool DirectReadsWork() const;
@@ -109,7 +112,18 @@ class RocksDiskTier final : public DiskTier {
   rocksdb::ColumnFamilyHandle* handle(Table table) const {
     return handles_[static_cast<size_t>(table)];
   }
-  Error ToError(const rocksdb::Status& status, std::string_view what) const;
+  enum class Access : uint8_t { kRead, kWrite };
+  // Counts it, and says what to do where something can be done.
+  Error ToError(const rocksdb::Status& status, Access access, std::string_view what) const;
+  Error ReadError(const rocksdb::Status& status, std::string_view what) const {
+    return ToError(status, Access::kRead, what);
+  }
+  Error WriteError(const rocksdb::Status& status, std::string_view what) const {
+    return ToError(status, Access::kWrite, what);
+  }
+  // The size at which RocksDB would flush a table by itself: out of reach, for BoundMemory flushes
+  // long before (disk_tier_space.cc). After a full disk RocksDB goes on when this much is free.
+  uint64_t write_buffer_bytes() const { return 4 * options_.memory_bytes; }
   // Asks RocksDB to go on after a background error; says in the log why it does not.
   bool Resume(const rocksdb::Status& failure);
   // Writes a batch; after a failed flush or a full disk, asks RocksDB to go on first.
@@ -163,12 +177,16 @@ class RocksDiskTier final : public DiskTier {
   std::atomic<bool> closing_{false};
 
   // A compaction that was asked for flushes first: it has the turn until it has begun.
-  class CompactionWatch;
+  class Watch;
   class FileMeter;
   std::binary_semaphore flush_turn_{1};
-  std::shared_ptr<CompactionWatch> watch_;
+  std::shared_ptr<Watch> watch_;
   std::atomic<uint64_t> unflushed_bytes_{0};
   std::atomic<bool> flush_submitted_{false};
+
+  // RocksDB met an error after which it takes no more writes.
+  std::atomic<bool> is_stopped_{false};
+  mutable std::array<std::atomic<uint64_t>, kDiskFaultNames.size()> errors_{};
 
   std::atomic<uint64_t> bytes_read_{0};
   std::atomic<uint64_t> bytes_written_{0};

@@ -22,10 +22,11 @@ constexpr uint64_t kWaitShare = 4;
 }  // namespace
 
 // Gives the flush turn back when the compaction that holds it has flushed what it wanted: when it
-// begins, or when it returns without having had anything to do.
-class RocksDiskTier::CompactionWatch final : public rocksdb::EventListener {
+// begins, or when it returns without having had anything to do. Notes errors that are final.
+class RocksDiskTier::Watch final : public rocksdb::EventListener {
  public:
-  explicit CompactionWatch(std::binary_semaphore* turn) : turn_(turn) {}
+  Watch(std::binary_semaphore* turn, std::atomic<bool>* is_stopped)
+      : turn_(turn), is_stopped_(is_stopped) {}
 
   // The caller has the turn and will ask for a compaction of this column family.
   void Expect(uint32_t family) { expected_ = family; }
@@ -39,11 +40,18 @@ class RocksDiskTier::CompactionWatch final : public rocksdb::EventListener {
       Settle(info.cf_id);
     }
   }
+  void OnBackgroundError(rocksdb::BackgroundErrorReason /*reason*/,
+                         rocksdb::Status* error) override {
+    if (error->severity() >= rocksdb::Status::Severity::kFatalError) {
+      *is_stopped_ = true;
+    }
+  }
 
  private:
   static constexpr uint32_t kNone = UINT32_MAX;
 
   std::binary_semaphore* turn_;
+  std::atomic<bool>* is_stopped_;
   std::atomic<uint32_t> expected_{kNone};
 };
 
@@ -64,7 +72,7 @@ class RocksDiskTier::FileMeter final : public rocksdb::EventListener {
 };
 
 std::vector<std::shared_ptr<rocksdb::EventListener>> RocksDiskTier::Listeners() {
-  watch_ = std::make_shared<CompactionWatch>(&flush_turn_);
+  watch_ = std::make_shared<Watch>(&flush_turn_, &is_stopped_);
   return {watch_, std::make_shared<FileMeter>(&file_bytes_written_)};
 }
 
@@ -82,7 +90,7 @@ Result<void> RocksDiskTier::Flush() {
     status = db_->Flush(options, tables);
   }
   flush_turn_.release();
-  return status.ok() ? Result<void>() : ToError(status, "flush pages");
+  return status.ok() ? Result<void>() : WriteError(status, "flush pages");
 }
 
 void RocksDiskTier::BoundMemory() {

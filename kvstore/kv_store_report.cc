@@ -256,7 +256,9 @@ WorkerStats KvStoreImpl::Stats() const {
   }
   stats.host = {host_.used(), host_.budget()};
   if (disk_ != nullptr) {
-    stats.disk = disk_->GetStats().bytes;
+    const DiskTier::Stats disk = disk_->GetStats();
+    stats.disk = disk.bytes;
+    stats.disk_errors = disk.errors;
   }
   stats.num_pages = counters_.num_pages;
   stats.page_reads_device = counters_.page_reads_device;

@@ -95,11 +95,21 @@ inline constexpr std::array<std::string_view, 3> kDemotionFailureNames = {"read"
                                                                           "write",
                                                                           "budget"};
 
+// What went wrong with the disk.
+enum class DiskFault : uint8_t { kNoSpace, kReadOnly, kRead, kWrite, kCorrupt };
+inline constexpr std::array<std::string_view, 5> kDiskFaultNames = {"no_space",
+                                                                    "read_only",
+                                                                    "read",
+                                                                    "write",
+                                                                    "corrupt"};
+
 struct WorkerStats {
   bool has_device = false;  // a device tier of its own
   TierBytes device;
   TierBytes host;
   TierBytes disk;
+  // Calls that met a fault of the disk; of the whole tier, like `disk`.
+  std::array<uint64_t, kDiskFaultNames.size()> disk_errors{};
   int64_t num_pages = 0;
   uint64_t page_reads_device = 0;  // pages attended from the device tier
   uint64_t page_reads_host = 0;    // pages attended from the host tier

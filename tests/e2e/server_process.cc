@@ -52,14 +52,31 @@ std::string TestModelDir() {
 ServerProcess::ServerProcess(const std::string& data_dir,
                              const std::vector<std::string>& flags,
                              const std::string& model_dir) {
+  if (!Start(data_dir, flags, model_dir, {})) {
+    fmt::print(stderr, "varve serve did not start:\n{}", process_->Err());
+    VARVE_CHECK(false);
+  }
+}
+
+std::unique_ptr<ServerProcess> ServerProcess::TryStart(
+    const std::string& data_dir,
+    const std::vector<std::string>& flags,
+    const std::map<std::string, std::string>& environment) {
+  std::unique_ptr<ServerProcess> server(new ServerProcess());
+  return server->Start(data_dir, flags, TestModelDir(), environment) ? std::move(server) : nullptr;
+}
+
+bool ServerProcess::Start(const std::string& data_dir,
+                          const std::vector<std::string>& flags,
+                          const std::string& model_dir,
+                          const std::map<std::string, std::string>& environment) {
   std::vector<std::string> arguments = {
       VarveBinary(), "serve", "--model", model_dir, "--data", data_dir, "--port", "0"};
   arguments.insert(arguments.end(), flags.begin(), flags.end());
-  process_ = std::make_unique<ChildProcess>(arguments);
+  process_ = std::make_unique<ChildProcess>(arguments, RunOptions{.environment = environment});
   for (int waited_ms = 0; url_.empty(); waited_ms += 10) {
     if (!process_->Running() || waited_ms > kStartTimeoutMs) {
-      fmt::print(stderr, "varve serve did not start:\n{}", process_->Err());
-      VARVE_CHECK(false);
+      return false;
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
     const std::string out = process_->Out();
@@ -68,6 +85,14 @@ ServerProcess::ServerProcess(const std::string& data_dir,
   auto api = cli::ApiClient::Create(url_);
   VARVE_CHECK(api.has_value());
   api_ = std::make_unique<cli::ApiClient>(std::move(*api));
+  return true;
+}
+
+Result<cli::HttpResponse> ServerProcess::Send(const std::string& method,
+                                              const std::string& target,
+                                              const std::string& body) const {
+  VARVE_TRY(const auto http, cli::HttpClient::Create(url_));
+  return http.Send({.method = method, .target = target, .body = body});
 }
 
 void ServerProcess::Kill() {

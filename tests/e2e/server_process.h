@@ -2,6 +2,7 @@
 // serves.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "tests/e2e/subprocess.h"
 
 #include "ops/cli/api_client.h"
+#include "ops/cli/http_client.h"
 
 namespace varve {
 
@@ -22,10 +24,19 @@ class ServerProcess {
   explicit ServerProcess(const std::string& data_dir,
                          const std::vector<std::string>& flags = {},
                          const std::string& model_dir = TestModelDir());
+  // The same with `environment` added to its own. Null if it ended before it served.
+  static std::unique_ptr<ServerProcess> TryStart(
+      const std::string& data_dir,
+      const std::vector<std::string>& flags,
+      const std::map<std::string, std::string>& environment);
 
   const std::string& url() const { return url_; }
   const cli::ApiClient& api() const { return *api_; }
   ChildProcess& process() const { return *process_; }
+  // What a client may send besides. Errors: kUnavailable.
+  Result<cli::HttpResponse> Send(const std::string& method,
+                                 const std::string& target,
+                                 const std::string& body = "") const;
   // SIGKILL, and waits until it is gone.
   void Kill();
   // SIGTERM, and waits. Returns the exit code.
@@ -36,6 +47,13 @@ class ServerProcess {
   double DocumentTokensPrefilled() const;
 
  private:
+  ServerProcess() = default;
+  // Whether it serves.
+  bool Start(const std::string& data_dir,
+             const std::vector<std::string>& flags,
+             const std::string& model_dir,
+             const std::map<std::string, std::string>& environment);
+
   std::unique_ptr<ChildProcess> process_;
   std::string url_;
   std::unique_ptr<cli::ApiClient> api_;
