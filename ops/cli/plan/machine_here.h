@@ -10,7 +10,7 @@
 
 namespace varve::cli {
 
-// Takes a second and 256 MiB of memory, and 128 MiB in `directory`, of which the rate of the disk
+// Takes a few seconds and 256 MiB of memory, and 128 MiB in `directory`, of which the rate of the disk
 // is measured. kIoError.
 Result<Machine> MeasureMachineHere(int threads, const std::string& directory);
 
