@@ -47,6 +47,9 @@ const std::vector<std::vector<std::string>> kCommands = {{},
                                                          {"bench", "step"},
                                                          {"bench", "ingest"},
                                                          {"bench", "restart"},
+                                                         {"bench", "context"},
+                                                         {"bench", "scale"},
+                                                         {"plan"},
                                                          {"version"}};
 
 TEST(CliUsage, EveryCommandHasHelp) {

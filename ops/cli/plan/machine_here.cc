@@ -74,10 +74,12 @@ Result<Machine> MeasureMachineHere(int threads, const std::string& directory) {
   Machine machine;
   machine.name = "here";
   SetCpuEfficiencies(machine);
-  const Roofs roofs = MeasureRoofs(threads);
-  machine.read_bandwidth = roofs.read_bytes_per_s;
-  machine.host_bandwidth = roofs.read_bytes_per_s;
-  machine.flops = roofs.fp32_flops_per_s;
+  for (int round = 0; round < kRounds; ++round) {  // other load only lowers them
+    const Roofs roofs = MeasureRoofs(threads);
+    machine.read_bandwidth = std::max(machine.read_bandwidth, roofs.read_bytes_per_s);
+    machine.flops = std::max(machine.flops, roofs.fp32_flops_per_s);
+  }
+  machine.host_bandwidth = machine.read_bandwidth;
   machine.host_memory = static_cast<uint64_t>(::sysconf(_SC_PHYS_PAGES)) *
                         static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
   VARVE_TRY(machine.disk_bandwidth, MeasureDiskTier(directory));

@@ -10,8 +10,8 @@
 
 namespace varve::cli {
 
-// Takes a second and 256 MiB of memory, and 128 MiB in `directory`, of which the rate of the disk
-// is measured. kIoError.
+// Takes a few seconds and 256 MiB of memory, and 128 MiB in `directory`, of which the rate of the
+// disk is measured. kIoError.
 Result<Machine> MeasureMachineHere(int threads, const std::string& directory);
 
 // What the rest of the step reaches of the rates: everything but rates and sizes.
