@@ -1,6 +1,6 @@
-// Working sets that are larger than a tier: every step reads all of a context, again and again. What
-// a tier holds must be what it served before, or it would serve nothing: a cache that evicts what
-// was used longest ago has evicted every page just before it is read.
+// Working sets that are larger than a tier: every step reads all of a context, again and again.
+// What a tier holds must be what it served before, or it would serve nothing: a cache that evicts
+// what was used longest ago has evicted every page just before it is read.
 #include <cstdio>
 
 #include "tests/kvstore/store_rig.h"

@@ -211,9 +211,8 @@ Result<void> BenchRestart(const ServedBenchOptions& options, const std::string& 
   for (int run = 0; run < options.runs; ++run) {
     VARVE_TRY(const double seconds, Seconds([&]() -> Result<void> {
                 VARVE_TRY(const ChatAnswer asked,
-                          bench.client().Ask(
-                              {.system = text, .question = "What?", .max_tokens = 1},
-                              [](std::string_view) {}));
+                          bench.client().Ask({.system = text, .question = "What?", .max_tokens = 1},
+                                             [](std::string_view) {}));
                 return {};
               }));
     recompute.seconds.push_back(seconds);
