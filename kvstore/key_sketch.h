@@ -2,21 +2,17 @@
 // store's, held in memory: by it requests estimate how much attention each page would get without
 // reading the page.
 //
-// A page's sketch is the mean of its keys and the largest difference from it in each dimension, in
-// bf16, and what each key differs from the mean, in 2 bits per dimension (codec rot2: rotated,
-// Lloyd-Max levels, a scale per key). Keys are decoded ones, after RoPE: those that a query is
-// scored with. Attention over the sketch, without values, gives each page's mass for each query and
-// head: the sum over its keys, not the largest of them. The mean is kept apart because keys of one
-// layer often have a large part in common, which would use up the levels.
+// A page's sketch is the mean of its keys, in bf16, and what each key differs from it, in 2 bits
+// per dimension (codec rot2: rotated, Lloyd-Max levels, a scale per key). Keys are decoded ones,
+// after RoPE: those that a query is scored with. Attention over the sketch, without values, gives
+// each page's mass for each query and head: the sum over its keys, not the largest of them.
 //
-// Two levels: of more than `most_scored` pages, only that many have their keys scored: those with
-// the highest upper bound of a score for some head, q . mean + |q| . range (the bound that Quest
-// ranks by, 2406.10774, around the mean), and every kProbeStride-th page. The others' mass is what
-// their mean says, times what is missing in that for the pages of the second kind. So the time of a
-// very long context is that of its means and ranges, an eighth of the sketch.
+// Costs head_dim / 4 + 2 bytes per key and kv head, a quarter of a page in int4. The mean is kept
+// apart because keys of one layer often have a large part in common, which would use up the levels.
 //
-// Costs head_dim / 4 + 2 bytes per key and kv head, a quarter of a page in int4, and 4 * head_dim
-// per page and kv head.
+// All keys of all pages are scored. Scoring only those of the pages with the highest bounds
+// q . mean + |q| . range (after Quest, 2406.10774) was tried: of 40 needles among 10,485,760 keys
+// without structure, a tenth of the pages ranked so had 5.
 //
 // Pages enter in order. Memory is taken in blocks of pages, charged to the host tier before they
 // are filled. Threads: one caller at a time.
@@ -37,11 +33,8 @@ namespace varve {
 class KeySketch {
  public:
   static constexpr int64_t kBlockPages = 32;
-  static constexpr int64_t kProbeStride = 64;
-  // A million tokens in pages of 128.
-  static constexpr int64_t kMostScored = 8192;
 
-  KeySketch(const KvGeometry& geometry, int32_t page_tokens, int64_t most_scored = kMostScored);
+  KeySketch(const KvGeometry& geometry, int32_t page_tokens);
 
   int64_t num_pages() const { return std::ssize(num_tokens_); }
   uint64_t BytesPerPage() const;  // where blocks are full
@@ -68,43 +61,23 @@ class KeySketch {
     MemoryCharge charge;
   };
   // Twice as many pages as the one before, so that there are few of them.
-  struct Summaries {
+  struct Means {
     int64_t first_page = 0;
     int64_t num_pages = 0;
-    // bf16 [num_kv_heads, num_pages, 2, head_dim]: mean, range
-    std::vector<uint16_t> values;
+    std::vector<uint16_t> values;  // bf16 [num_kv_heads, num_pages, head_dim]
     MemoryCharge charge;
   };
 
-  uint16_t* SummaryOf(int64_t page, size_t kv_head);
-  // products: [num_tokens * num_qo_heads, end - first], of each query with the means, or with means
-  // and ranges.
-  void Multiply(int64_t first,
-                int64_t end,
-                const StepQueries& queries,
-                bool with_ranges,
-                ThreadTeam& team,
-                std::vector<float>& products);
-  // Into chosen_: which pages of [first, end) have their keys scored. bounds: as products.
-  void Choose(int64_t first,
-              int64_t end,
-              const StepQueries& queries,
-              const std::vector<float>& bounds,
-              ThreadTeam& team);
-  // The lse of the keys' differences from the mean. lse: [pages, num_tokens, num_qo_heads].
-  void ScoreKeys(std::span<const int64_t> pages,
-                 const StepQueries& queries,
-                 AttendScratch& scratch,
-                 ThreadTeam& team,
-                 float* lse);
+  uint16_t* MeanOf(int64_t page, size_t kv_head);
+  // Into products_: the scores that the means have. [num_tokens * num_qo_heads, end - first]
+  void ScoreMeans(int64_t first, int64_t end, const StepQueries& queries, ThreadTeam& team);
 
   KvGeometry geometry_;
   int32_t page_tokens_;
-  int64_t most_scored_;
   size_t token_floats_;
   size_t key_bytes_;  // of a page
   std::vector<Block> blocks_;
-  std::vector<Summaries> summaries_;
+  std::vector<Means> means_;
   std::vector<int32_t> num_tokens_;  // [pages]
   // Reused from call to call.
   std::vector<std::byte> encoded_;
@@ -112,12 +85,7 @@ class KeySketch {
   std::vector<int64_t> positions_;
   std::vector<float> q_;
   std::vector<float> product_;  // of one head
-  std::vector<float> means_;
-  std::vector<float> bounds_;
-  std::vector<std::vector<float>> highest_;  // [threads]
-  std::vector<float> limits_;                // [num_qo_heads]
-  std::vector<int64_t> chosen_;
-  std::vector<float> chosen_lse_;
+  std::vector<float> products_;
 };
 
 }  // namespace varve

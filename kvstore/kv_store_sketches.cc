@@ -101,10 +101,7 @@ Result<void> KvStoreImpl::FillKeySketches(SequenceState& state, uint64_t keep_fr
   }
   ContextState& context = *state.context;
   while (std::ssize(context.key_sketches) < num_layers()) {
-    context.key_sketches.emplace_back(
-        options_.geometry,
-        context.policy.policy.page_tokens,
-        std::max<int64_t>(1, KeySketch::kMostScored / options_.shard.num_workers));
+    context.key_sketches.emplace_back(options_.geometry, context.policy.policy.page_tokens);
   }
   VARVE_RETURN_IF_ERROR(EnsureWorkspace(context.policy));
   const PageSegment sealed = BaseSealed(state);

@@ -59,8 +59,11 @@ void AuditDirectory(const std::string& data_dir, int num_workers) {
   StoreGroup group(config->Geometry(), num_workers, 0, disk->get());
   uint64_t expected_bytes = 0;
   for (const ContextManifest& manifest : *manifests) {
-    SCOPED_TRACE(manifest.name);
     ASSERT_OK(group.RecoverContext(manifest));
+  }
+  ASSERT_OK(group.FinishRecovery());
+  for (const ContextManifest& manifest : *manifests) {
+    SCOPED_TRACE(manifest.name);
     ReadEverything(group, manifest);
     const auto text = (*disk)->ReadText(manifest.id);
     ASSERT_OK(text);

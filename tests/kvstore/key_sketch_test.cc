@@ -113,56 +113,6 @@ TEST_P(KeySketchTest, EstimatesTheMassOfEachPageForEachQueryAndHead) {
   }
 }
 
-TEST_P(KeySketchTest, OfVeryManyPagesOnlyThoseThatMayMatterHaveTheirKeysScored) {
-  MemoryTier host("host", 0, nullptr);
-  constexpr int64_t kPages = 1000;
-  constexpr int64_t kNeedlePage = 517;
-  KeySketch flat(geometry_, kPageTokens);
-  KeySketch two_level(geometry_, kPageTokens, 120);
-  ASSERT_OK(flat.Reserve(host, kPages));
-  ASSERT_OK(two_level.Reserve(host, kPages));
-  const std::vector<float> q = Queries(2);
-  for (int64_t page = 0; page < kPages; ++page) {
-    const int32_t tokens = page == 64 ? 0 : kPageTokens;  // a probe without keys
-    std::vector<float> keys = Keys(tokens, static_cast<uint64_t>(1000 + page));
-    if (page == kNeedlePage) {
-      // One key of the second kv head that the second token's fifth head looks for.
-      for (size_t d = 0; d < head_dim(); ++d) {
-        keys[7 * common_.size() + head_dim() + d] += 1.5F * q[(kQoHeads + 4) * head_dim() + d];
-      }
-    }
-    std::vector<float> copy = keys;
-    flat.Add(keys.data(), tokens);
-    two_level.Add(copy.data(), tokens);
-  }
-  const StepQueries queries{q.data(), kQoHeads * head_dim(), 2};
-  constexpr size_t kRows = 2 * kQoHeads;
-  std::vector<float> expected(kPages * kRows);
-  std::vector<float> estimated(kPages * kRows);
-  AttendScratch scratch;
-  ThreadTeam team(2);
-  flat.Score(0, kPages, queries, scratch, team, expected.data());
-  two_level.Score(0, kPages, queries, scratch, team, estimated.data());
-  constexpr size_t kNeedle = kNeedlePage * kRows + kQoHeads + 4;
-  EXPECT_GT(expected[kNeedle], expected[kNeedle - kRows] + 3) << "it stands out";
-  EXPECT_FLOAT_EQ(estimated[kNeedle], expected[kNeedle]);
-  int64_t scored = 0;
-  double difference = 0.0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    if (i / kRows == 64) {
-      EXPECT_EQ(estimated[i], -INFINITY);
-      continue;
-    }
-    EXPECT_NEAR(estimated[i], expected[i], 2.5) << "page " << i / kRows;
-    difference += estimated[i] - expected[i];
-    scored += i % kRows == 0 && estimated[i] == expected[i] ? 1 : 0;
-  }
-  EXPECT_GE(scored, 100);
-  EXPECT_LE(scored, 140);
-  EXPECT_NEAR(difference / static_cast<double>(expected.size()), 0.0, 0.1)
-      << "what the means leave out is made up for";
-}
-
 INSTANTIATE_TEST_SUITE_P(HeadDims, KeySketchTest, testing::Values(64, 80));
 
 TEST(KeySketch, SaysWhatTheHostBudgetCannotHold) {

@@ -88,7 +88,7 @@ bool StoreWorld::Open() {
       return false;
     }
   }
-  return goes_on();
+  return goes_on() && Try(group_->FinishRecovery(), "finish the recovery") && goes_on();
 }
 
 void StoreWorld::CompareManifests(const std::vector<ContextManifest>& manifests) {
