@@ -8,7 +8,7 @@
 //               the page cache where the file system allows: the roof of disk_read.
 //   fio_read    the same by `fio`, if it is installed.
 //
-// Rows have records_bytes, bytes, io_threads, median_ms, mb_per_s (10^6), and roof_fraction, of
+// Rows have record_bytes, bytes, io_threads, median_ms, mb_per_s (10^6), and roof_fraction, of
 // the better of raw_read and fio_read.
 #pragma once
 
