@@ -40,8 +40,7 @@ Result<void> KeySketch::Reserve(MemoryTier& host, int64_t num_pages, uint64_t ke
     blocks_.push_back({std::vector<std::byte>(kPages * key_bytes_), std::move(charge)});
   }
   while (true) {
-    const int64_t end =
-        means_.empty() ? 0 : means_.back().first_page + means_.back().num_pages;
+    const int64_t end = means_.empty() ? 0 : means_.back().first_page + means_.back().num_pages;
     if (end >= num_pages) {
       return {};
     }
@@ -57,8 +56,9 @@ uint16_t* KeySketch::MeanOf(int64_t page, size_t kv_head) {
     return page < means.first_page + means.num_pages;
   });
   const auto pages = static_cast<size_t>(found->num_pages);
-  return found->values.data() + static_cast<size_t>(geometry_.head_dim) *
-                                    (kv_head * pages + static_cast<size_t>(page - found->first_page));
+  return found->values.data() +
+         static_cast<size_t>(geometry_.head_dim) *
+             (kv_head * pages + static_cast<size_t>(page - found->first_page));
 }
 
 void KeySketch::Add(float* keys, int32_t num_tokens) {
@@ -201,4 +201,3 @@ void KeySketch::ScoreMeans(int64_t first,
 }
 
 }  // namespace varve
-

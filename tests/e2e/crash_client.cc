@@ -137,7 +137,10 @@ void FillStates(const ServerProcess& server, std::vector<CrashDocument>& documen
       ASSERT_EQ(sending->status, 202) << sending->body;
       sent += piece.size();
       cli::ContextInfo info;
+      int waited_ms = 0;
       do {
+        ASSERT_LT(waited_ms, kCommitTimeoutMs) << document.name << " is still ingesting";
+        waited_ms += 5;
         std::this_thread::sleep_for(std::chrono::milliseconds(5));
         const auto found = server.api().GetContext(document.name);
         ASSERT_OK(found);
